@@ -1,0 +1,204 @@
+"""How a job type is declared.
+
+One subclass of `Handler` is the only declaration of a job type. Validation, JSON Schema, command-line help and
+docs/handlers.md are derived from it. Modules that declare handlers are imported by the courier too: they import
+torch, transformers, numpy or PIL only inside functions.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Media(StrEnum):
+    """What kind of bytes an input is; the runtime checks it by decoding, never by the name of the object."""
+
+    IMAGE = "image"
+    AUDIO = "audio"
+    VIDEO = "video"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class One:
+    """One reference: `"inputs": {"image": "s3://bucket/key"}`."""
+
+    media: Media
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """A list of references, `at_least` to `at_most` long."""
+
+    media: Media
+    at_least: int = 1
+    at_most: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A map of references by names that the params use."""
+
+    media: Media
+    at_least: int = 0
+    at_most: int = 1000
+
+
+Inputs = One | Many | Named
+
+
+class Params(BaseModel):
+    """Base of a handler's parameters: unknown keys and NaN are refused, values are not changed after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Result(BaseModel):
+    """Base of a handler's result: what stands in `job_details.result`, as JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+P = TypeVar("P", bound=Params)
+R = TypeVar("R", bound=Result)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[P]):
+    """What a handler sees of a job: parameters and local files, no credentials, no URIs."""
+
+    id: uuid.UUID
+    attempt: int
+    params: P
+    inputs: Mapping[str, Path | Sequence[Path] | Mapping[str, Path]]
+    #: `params.seed` where the client gave one, else made from the job's id: a retry samples the same.
+    seed: int
+
+    def one(self, role: str) -> Path:
+        """The file of an input declared as `One`."""
+        path = self.inputs[role]
+        assert isinstance(path, Path), role
+        return path
+
+    def many(self, role: str) -> Sequence[Path]:
+        """The files of an input declared as `Many`, in the order of the message."""
+        paths = self.inputs[role]
+        assert isinstance(paths, Sequence), role
+        return paths
+
+    def named(self, role: str) -> Mapping[str, Path]:
+        """The files of an input declared as `Named`."""
+        paths = self.inputs[role]
+        assert isinstance(paths, Mapping), role
+        return paths
+
+
+#: Runs on the device: `(model, samples) -> results`, results of the same length as samples; an item of the results may
+#: be an exception, which then fails only the job of that sample. A module-level function: its identity is part of the
+#: batch key.
+InferFunction = Callable[[Any, Sequence[Any]], Sequence[Any]]
+
+
+class Context(Protocol):
+    """What a running handler may ask of the runtime. Every `await` here is a place where a cancel takes effect."""
+
+    async def cpu(self, function: Callable[..., T], *args: Any) -> T:
+        """Runs `function(*args)` in the bounded thread pool for decoding and encoding."""
+
+    async def infer(
+        self, function: InferFunction, checkpoint: str, samples: Sequence[Any], *, key: Hashable = ()
+    ) -> list[Any]:
+        """Runs `function(model, batch)` on the device, where the batch may hold other jobs' samples too.
+
+        Samples share a batch when function, checkpoint and key are equal. Returns one result for each of `samples`,
+        in their order. `checkpoint` is a name in the catalogue. Raises the exception of the first sample that failed.
+        """
+
+    def embed(self, image: Any, *, of: str) -> None:
+        """Lets the CLIP embedding of a decoded image (PIL, RGB) be computed in a batch with others and be recorded.
+
+        `of` is the item that the picture is, as a pointer: `inputs/image`, `inputs/images/0`, `outputs/picture`.
+        Does nothing where that content already has its embedding or the message said `embed: false`. The job ends
+        when its embeddings are done; an embedding that fails does not fail the job (it is made by a job of its own).
+        """
+
+    def progress(self, fraction: float, note: str = "") -> None:
+        """Says how far the job is, 0 to 1."""
+
+    def output(self, role: str, suffix: str, media_type: str) -> Path:
+        """Declares an output file and gives the path to write it to; it must exist when the handler returns."""
+
+    def text(
+        self,
+        kind: TextKind,
+        text: str,
+        *,
+        of: str,
+        language: str | None = None,
+        segments: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Records a searchable text about an item (`of`, a pointer as for `embed`).
+
+        `segments` are `{"start": seconds, "end": seconds, "text": ...}` for sound and film.
+        """
+
+    def probe(self, of: str, facts: Mapping[str, Any]) -> None:
+        """Records what the bytes of an item are: `{"mime": "image/jpeg", "width": 640, "height": 480, ...}`."""
+
+
+class TextKind(StrEnum):
+    """What a searchable text is."""
+
+    CAPTION = "caption"
+    TRANSCRIPT = "transcript"
+    OCR = "ocr"
+
+
+class Handler(Generic[P, R]):
+    """A job type: what it takes, what it gives, and the linear coroutine that does it."""
+
+    #: The name in messages: `image.caption`.
+    type: ClassVar[str]
+    #: Raise it when the same input gives another result: older results are then marked stale.
+    version: ClassVar[int]
+    #: What stands in the message's `inputs`, by role.
+    inputs: ClassVar[Mapping[str, Inputs]] = {}
+    #: The job's time limit in seconds where neither message nor settings name one; None: the setting.
+    time_limit_s: ClassVar[float | None] = None
+
+    def checkpoints(self, params: P) -> frozenset[str]:
+        """Names of the catalogue's checkpoints or roles (`caption`, `embed`) that a job with these params needs."""
+        raise NotImplementedError
+
+    async def run(self, job: Job[P], ctx: Context) -> R:
+        """Does the job. Raises one of `handlers.errors`; anything else counts as a `HandlerBug`."""
+        raise NotImplementedError
+
+    @classmethod
+    def params_type(cls) -> type[Params]:
+        """The params model, from the type arguments of the subclass."""
+        return _type_argument(cls, 0, Params)
+
+    @classmethod
+    def result_type(cls) -> type[Result]:
+        """The result model, from the type arguments of the subclass."""
+        return _type_argument(cls, 1, Result)
+
+
+B = TypeVar("B")
+
+
+def _type_argument(cls: type, position: int, bound: type[B]) -> type[B]:
+    for base in getattr(cls, "__orig_bases__", ()):
+        arguments = get_args(base)
+        if len(arguments) == 2 and isinstance(arguments[position], type) and issubclass(arguments[position], bound):
+            return arguments[position]
+    raise TypeError(f"{cls.__qualname__} must name its params and result: class {cls.__name__}(Handler[Params, Result])")

@@ -1,0 +1,214 @@
+"""The words between the courier and an executor: one JSON object a line, versioned.
+
+The executor touches untrusted media, so the courier treats every line from it as untrusted input: these models are
+the whole of what it may say. `Order.key` names one attempt of a job and stands in every line about it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+PROTOCOL_VERSION = 1
+
+
+class Line(BaseModel):
+    """Base of every line, and of the objects in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+# --- courier -> executor ---------------------------------------------------------------------------------------------
+
+
+class CheckpointSpec(Line):
+    """One checkpoint of the catalogue, as the executor needs it to load it."""
+
+    name: str
+    family: str
+    """Which loader: `blip_caption`, `clip`."""
+    path: str
+    """A folder that `from_pretrained` reads."""
+    dtype: str
+    digest: str
+    """sha256 over the files' digests: names the weights."""
+
+
+class Limits(Line):
+    """What a decoder may take (per image)."""
+
+    max_bytes: int
+    max_pixels: int
+    max_frames: int
+
+
+class Hello(Line):
+    """The first line: everything the executor needs to know, since it reads no configuration of its own."""
+
+    op: Literal["hello"] = "hello"
+    version: int = PROTOCOL_VERSION
+    device: str
+    """`cpu`, `cuda:0`."""
+    cpu_threads: int
+    max_batch: int
+    checkpoints: tuple[CheckpointSpec, ...]
+    roles: dict[str, str]
+    """Role -> name of the checkpoint that is its default: `{"caption": ..., "embed": ...}`."""
+    preload: tuple[str, ...] = ()
+    limits: Limits
+    test_types: bool = False
+    """Whether `test.*` types are registered."""
+
+
+class Order(Line):
+    """One job to run."""
+
+    key: str
+    """`<job id>:<attempt>`."""
+    type: str
+    params: dict[str, Any]
+    inputs: dict[str, str | list[str] | dict[str, str]]
+    """Paths of local files, shaped as the handler declares."""
+    scratch: str
+    """The folder that outputs are written to; empty, exists."""
+    seed: int
+    embed: tuple[str, ...] = ()
+    """Pointers (`inputs/image`) of the items whose content lacks its embedding."""
+    embed_outputs: bool = False
+    """Whether pictures that the job makes get their embedding too."""
+
+
+class Run(Line):
+    """Jobs to start now."""
+
+    op: Literal["run"] = "run"
+    jobs: tuple[Order, ...]
+
+
+class Cancel(Line):
+    """Ends one job."""
+
+    op: Literal["cancel"] = "cancel"
+    key: str
+    reason: Literal["cancelled", "timeout", "interrupted"]
+
+
+class Stop(Line):
+    """No more jobs: leave when those at hand are done."""
+
+    op: Literal["stop"] = "stop"
+
+
+# --- executor -> courier ---------------------------------------------------------------------------------------------
+
+
+class Ready(Line):
+    """The executor can work."""
+
+    op: Literal["ready"] = "ready"
+    version: int
+    device: str
+    device_name: str
+    device_memory_bytes: int | None = None
+    types: tuple[str, ...]
+    broken: dict[str, str] = {}
+    """Checkpoint -> why it cannot be loaded."""
+    libraries: dict[str, str] = {}
+
+
+class Beat(Line):
+    """Said every second by the executor's main loop: a loop that is stuck says nothing."""
+
+    op: Literal["beat"] = "beat"
+    jobs: int
+    on_device: tuple[str, ...] = ()
+    """Keys of the jobs with a sample in the batch that is on the device now."""
+    device_busy_s: float = 0
+    """For how long that batch has been running."""
+
+
+class Progress(Line):
+    """How far a job is."""
+
+    op: Literal["progress"] = "progress"
+    key: str
+    fraction: float
+    note: str = ""
+
+
+class OutputFile(Line):
+    """A file that the handler made."""
+
+    role: str
+    path: str
+    media_type: str
+
+
+class Text(Line):
+    """A searchable text about an item."""
+
+    of: str
+    kind: Literal["caption", "transcript", "ocr"]
+    text: str
+    language: str | None = None
+    segments: list[dict[str, Any]] = []
+
+
+class Embedding(Line):
+    """A vector of an item."""
+
+    of: str
+    checkpoint: str
+    dimension: int
+    vector: str
+    """base64 of little-endian float32, L2-normalised, `dimension` long."""
+    t0: float | None = None
+    t1: float | None = None
+
+
+class Timings(Line):
+    """Seconds of an attempt inside the executor; `wait` is what its samples waited for the device."""
+
+    prepare: float = 0
+    wait: float = 0
+    infer: float = 0
+    finish: float = 0
+
+
+class Failure(Line):
+    """Why a job did not succeed."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    retry_after_s: float | None = None
+    waiting: bool = False
+    """The job was only waiting for the device when its time ran out: others took its time."""
+
+
+class Outcome(Line):
+    """The end of an attempt: `failure` is None on success."""
+
+    key: str
+    failure: Failure | None = None
+    result: dict[str, Any] | None = None
+    files: tuple[OutputFile, ...] = ()
+    texts: tuple[Text, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
+    probes: dict[str, dict[str, Any]] = {}
+    timings: Timings = Timings()
+
+
+class Outcomes(Line):
+    """Ends of attempts, gathered."""
+
+    op: Literal["outcomes"] = "outcomes"
+    items: tuple[Outcome, ...]
+
+
+ToExecutor = Annotated[Hello | Run | Cancel | Stop, Field(discriminator="op")]
+FromExecutor = Annotated[Ready | Beat | Progress | Outcomes, Field(discriminator="op")]
+
+to_executor: TypeAdapter[Hello | Run | Cancel | Stop] = TypeAdapter(ToExecutor)
+from_executor: TypeAdapter[Ready | Beat | Progress | Outcomes] = TypeAdapter(FromExecutor)

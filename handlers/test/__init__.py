@@ -1,0 +1,1 @@
+"""Job types for measuring and for tests; registered only when asked for."""

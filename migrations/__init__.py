@@ -1,0 +1,1 @@
+"""The schema and its history: Alembic revisions, each expand or contract, never both."""

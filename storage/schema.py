@@ -1,0 +1,74 @@
+"""Bringing the schema to a revision: under an advisory lock, with a lock timeout, in one transaction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import migrations
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from storage.database import Database
+from storage.partitions import ensure_partitions
+
+#: Two migrations at once would race for the same names; one number for all of mediamill.
+ADVISORY_LOCK = 0x6D65_6469_616D_696C
+#: A migration that waits for a lock makes every later query wait behind it: rather fail and be run again.
+LOCK_TIMEOUT = "5s"
+
+
+class SchemaMismatch(Exception):
+    """The database is not at the revision that this build needs."""
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def head() -> str:
+    """The newest revision that this build knows."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def current(connection: Connection) -> str | None:
+    """The revision that the database is at; None for an empty one."""
+    context = MigrationContext.configure(connection, opts={"version_table": "schema_version"})
+    return context.get_current_revision()
+
+
+def migrate(database: Database, revision: str = "head") -> None:
+    """Brings the schema to `revision` (`head`, `base`, or a revision's name) and makes the partitions of the months ahead.
+
+    Raises LockTimeout when another transaction holds a table for longer than the lock timeout: nothing has changed then.
+    """
+    with database.transaction() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+        at, config = current(connection), _config(connection)
+        if revision == "base" or (at is not None and revision not in ("head", at) and revision < at):
+            command.downgrade(config, revision)
+        else:
+            command.upgrade(config, revision)
+    if revision != "base":
+        ensure_partitions(database)
+
+
+def check(database: Database) -> None:
+    """Raises SchemaMismatch unless the database is at a revision that this build can work with.
+
+    A newer revision is fine: changes expand first, and the release before runs against the schema after.
+    """
+    with database.transaction() as connection:
+        at = current(connection)
+    if at is None:
+        raise SchemaMismatch("the database is empty: run `mediamill migrate`")
+    if at < head():
+        raise SchemaMismatch(f"the database is at revision {at}, this build needs {head()}: run `mediamill migrate`")
