@@ -34,6 +34,8 @@ class Ending(StrEnum):
     """Its process died: counts in `losses`, or in `crashes` when it was marked as alone."""
     INTERRUPTED = "interrupted"
     """A drain or a deploy: free, and its priority rises."""
+    POSTPONED = "postponed"
+    """A service that everyone needs was away (the object store): free, tried again after a while."""
     CANCELLED = "cancelled"
     EXPIRED = "expired"
     """Its deadline passed."""
@@ -109,6 +111,8 @@ class Rules:
 
     crash_limit: int = 2
     dedupe_ttl: timedelta = timedelta(days=30)
+    #: When the outputs of an attempt without success are deleted: by then no upload of it can be under way.
+    sweep_after: timedelta = timedelta(hours=1)
 
 
 # `state` after an attempt. Order matters: a success beats a cancel, a cancel beats every way back to the queue.
@@ -195,6 +199,12 @@ SETTLE = text(f"""
     kept AS (
         UPDATE job_dedupe d SET until = now() + CAST(:dedupe_ttl AS interval) FROM told t
         WHERE d.job_id = t.id AND t.next_state = 'succeeded'
+    ),
+    sweeps_ AS (
+        INSERT INTO sweeps (job_id, attempt, worker_id, due_at)
+        SELECT id, attempt, worker_id, now() + CAST(:sweep_after AS interval) FROM told
+        WHERE from_state = 'running' AND next_state <> 'succeeded'
+        ON CONFLICT (job_id, attempt) DO NOTHING
     ),
     a AS MATERIALIZED (
         SELECT a.* FROM jsonb_to_recordset(CAST(:artifacts AS jsonb)) AS a(
@@ -293,6 +303,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement], rules: Rul
         SETTLE,
         {
             "crash_limit": rules.crash_limit,
+            "sweep_after": f"{rules.sweep_after.total_seconds()} seconds",
             "dedupe_ttl": f"{rules.dedupe_ttl.total_seconds()} seconds",
             "rows": rows_json([_row(s) for s in ordered]),
             "artifacts": rows_json([_artifact(s, a) for s in ordered for a in s.artifacts]),

@@ -116,6 +116,16 @@ CREATE TABLE job_dedupe (
 );
 CREATE INDEX job_dedupe_job ON job_dedupe (job_id);
 
+-- Attempts that ended without success and may have left outputs in the object store.
+CREATE TABLE sweeps (
+    job_id    uuid NOT NULL,
+    attempt   integer NOT NULL,
+    worker_id uuid NOT NULL,
+    due_at    timestamptz NOT NULL,
+    PRIMARY KEY (job_id, attempt)
+);
+CREATE INDEX sweeps_due ON sweeps (due_at);
+
 CREATE TABLE rejected_messages (
     id          uuid PRIMARY KEY,
     received_at timestamptz NOT NULL DEFAULT now(),
@@ -314,7 +324,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DROP SCHEMA ops CASCADE")
     op.execute(
-        "DROP TABLE jobs, job_details, job_events, job_inputs, job_dedupe, rejected_messages, workers, destinations,"
+        "DROP TABLE jobs, job_details, job_events, job_inputs, job_dedupe, sweeps, rejected_messages, workers, destinations,"
         " outbox, job_counts, objects, artifacts, texts, embeddings, embedding_spaces, contents"
     )
     op.execute("DROP FUNCTION name_based_uuid(text)")

@@ -1,0 +1,176 @@
+"""The claim loop: takes as many jobs as fill a few predicted device-seconds, wakes on NOTIFY, polls as a safety net."""
+
+from __future__ import annotations
+
+import math
+import random
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from storage.claim import ClaimedJob, Want, WorkerRetired, claim
+from storage.database import Database, DatabaseError, Unreachable
+from storage.settle import Ending, Rules, Settlement, settle
+from storage.workers import Running
+from worker.attempts import Attempts
+from worker.clock import Clock
+from worker.costs import Costs
+from worker.health import Health
+from worker.lease import LeaseLost
+from worker.metrics import Metrics
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.claim")
+
+#: Most attempts in hand, however cheap they are: each is a row to hand back when the worker dies.
+MOST_IN_HAND = 512
+#: Most jobs of one claim statement.
+MOST_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Appetite:
+    """How much a worker takes."""
+
+    lanes: Mapping[str, float]
+    """Lane -> weight."""
+    ahead_s: float
+    """Predicted seconds of work to have in hand."""
+
+
+def shares(appetite: Appetite, types: Sequence[str], costs: Costs, in_hand: Sequence[str]) -> list[Want]:
+    """How many jobs of which type to take from which lane, by weight, so that what is in hand lasts `ahead_s`.
+
+    A lane gets at least one job of each type when anything is taken at all, so that none starves.
+    """
+    room_s = appetite.ahead_s - costs.total_s(in_hand)
+    room = min(MOST_IN_HAND - len(in_hand), MOST_AT_ONCE)
+    if room <= 0 or (room_s <= 0 and in_hand):
+        return []
+    total = sum(appetite.lanes.values())
+    wants = []
+    for lane, weight in sorted(appetite.lanes.items(), key=lambda item: -item[1]):
+        for type_ in types:
+            n = math.ceil(room_s * weight / total / costs.predict_s(type_))
+            wants.append(Want(lane, type_, max(1, min(n, room))))
+    return wants
+
+
+class Claimer:
+    """Claims until told to stop, and hands each job to `start`."""
+
+    def __init__(
+        self,
+        database: Database,
+        worker: uuid.UUID,
+        *,
+        appetite: Appetite,
+        types: Callable[[], Sequence[str]],
+        checkpoints: Sequence[str],
+        attempts: Attempts,
+        costs: Costs,
+        start: Callable[[ClaimedJob], None],
+        rules: Rules,
+        poll_s: float,
+        clock: Clock,
+        rng: random.Random,
+        limiter: anyio.CapacityLimiter,
+        metrics: Metrics,
+        health: Health,
+    ) -> None:
+        """`types` are those that the executor can run now; none while it is not ready."""
+        self._database = database
+        self._worker = worker
+        self._appetite = appetite
+        self._types = types
+        self._checkpoints = checkpoints
+        self._attempts = attempts
+        self._costs = costs
+        self._start = start
+        self._rules = rules
+        self._poll_s = poll_s
+        self._clock = clock
+        self._rng = rng
+        self._limiter = limiter
+        self._metrics = metrics
+        self._health = health
+        self._wake = anyio.Event()
+        self._claiming = anyio.Lock()
+        self._stopped = False
+
+    def wake(self) -> None:
+        """There may be something to claim: new work, or room for it."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Claim nothing more."""
+        self._stopped = True
+        self.wake()
+
+    async def keep(self) -> None:
+        """Claims until `stop`. Raises LeaseLost when the worker was retired."""
+        while not self._stopped:
+            self._wake = anyio.Event()
+            took = await self._claim()
+            self._health.tick("claim")
+            if not took:
+                await self._rest()
+
+    async def reconcile(self, rows: Callable[[], object]) -> None:
+        """Hands back running rows of ours that we know nothing of: a claim that committed but whose answer was lost."""
+        async with self._claiming:
+            unknown = await self._attempts.reconcile(rows)  # type: ignore[arg-type]
+            if unknown:
+                log.warning("handing back jobs of a claim whose answer was lost", jobs=len(unknown))
+                await anyio.to_thread.run_sync(self._hand_back, unknown, limiter=self._limiter)
+
+    async def _claim(self) -> int:
+        types = self._types()
+        wanted = shares(self._appetite, types, self._costs, [attempt.job.type for attempt in self._attempts])
+        if not wanted:
+            return 0
+        async with self._claiming:
+            try:
+                jobs = await anyio.to_thread.run_sync(self._take, wanted, limiter=self._limiter)
+            except WorkerRetired:
+                raise LeaseLost("a reaper retired this worker") from None
+            except DatabaseError as error:
+                self._metrics.count("database_errors_total", what="claim")
+                log.warning("cannot claim", error=str(error))
+                self._health.report("database", ok=not isinstance(error, Unreachable), why=str(error))
+                await self._clock.sleep(min(self._poll_s, 1.0))
+                return 0
+            self._health.report("database", ok=True)
+            for job in jobs:
+                if self._stopped:
+                    break
+                self._start(job)
+        if self._stopped and jobs:
+            # Claimed while a drain began: they go back as they are.
+            known = {attempt.job.fence.id for attempt in self._attempts}
+            rest = [Running(j.fence.id, j.fence.attempt, False) for j in jobs if j.fence.id not in known]
+            if rest:
+                await anyio.to_thread.run_sync(self._hand_back, rest, limiter=self._limiter)
+        self._metrics.count("claims_total")
+        self._metrics.count("claimed_jobs_total", len(jobs))
+        return len(jobs)
+
+    def _take(self, wanted: Sequence[Want]) -> list[ClaimedJob]:
+        with self._database.transaction() as connection:
+            return claim(connection, self._worker, wanted, self._checkpoints)
+
+    def _hand_back(self, rows: Sequence[Running]) -> None:
+        error = {"type": "WorkerLost", "message": "handed back before it ran"}
+        back = [
+            Settlement(row.id, row.attempt, Ending.INTERRUPTED, worker_id=self._worker, error=error) for row in rows
+        ]
+        with self._database.transaction() as connection:
+            settle(connection, back, self._rules)
+
+    async def _rest(self) -> None:
+        """Until woken, or until the next poll; jittered, so that workers do not poll in step."""
+        with anyio.move_on_after(self._poll_s * self._rng.uniform(0.5, 1.5)):
+            await self._wake.wait()

@@ -1,0 +1,115 @@
+"""What somebody has to do now and then: every worker tries, the database lets one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from storage import jobs, partitions, sweep
+from storage.claim import Fence
+from storage.database import Database, DatabaseError
+from storage.objects.base import ObjectStore
+from storage.objects.errors import ObjectError
+from storage.settle import Rules
+from worker.clock import Clock
+from worker.store import output_prefix
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.maintenance")
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Work to do every `every_s` seconds."""
+
+    name: str
+    every_s: float
+    work: Callable[[], object]
+
+
+class Maintenance:
+    """Expires deadlines, folds counts, sweeps outputs of attempts without success, keeps partitions."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: ObjectStore,
+        *,
+        output: str,
+        rules: Rules,
+        history_kept: timedelta,
+        clock: Clock,
+        limiter: anyio.CapacityLimiter,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._output = output
+        self._rules = rules
+        self._history_kept = history_kept
+        self._clock = clock
+        self._limiter = limiter
+
+    @property
+    def chores(self) -> tuple[Chore, ...]:
+        """All chores; each is safe to do at any time and by several workers at once."""
+        return (
+            Chore("expire deadlines", 2, self.expire),
+            Chore("fold counts", 10, self.fold),
+            Chore("sweep outputs", 30, self.sweep),
+            Chore("keep partitions", 3600, self.keep_partitions),
+        )
+
+    async def keep(self) -> None:
+        """Does every chore when it is due, until cancelled."""
+        async with anyio.create_task_group() as group:
+            for chore in self.chores:
+                group.start_soon(self._every, chore)
+
+    async def _every(self, chore: Chore) -> None:
+        while True:
+            try:
+                await anyio.to_thread.run_sync(chore.work, limiter=self._limiter)
+            except (DatabaseError, ObjectError) as error:
+                log.warning("chore not done, trying again later", chore=chore.name, error=str(error))
+            await self._clock.sleep(chore.every_s)
+
+    def expire(self) -> None:
+        """Fails queued jobs whose deadline has passed."""
+        with self._database.transaction() as connection:
+            expired = jobs.expire(connection, self._rules)
+        if expired:
+            log.info("deadlines passed in the queue", jobs=len(expired))
+
+    def fold(self) -> None:
+        """Sums up the counts."""
+        with self._database.transaction() as connection:
+            jobs.fold_counts(connection)
+
+    def sweep(self) -> int:
+        """Deletes outputs of attempts that ended without success; returns how many objects went."""
+        with self._database.transaction() as connection:
+            due = sweep.take_due(connection)
+        deleted = 0
+        for attempt in due:
+            prefix = output_prefix(
+                self._output, attempt.output, Fence(attempt.job_id, attempt.attempt, attempt.worker_id)
+            )
+            # The prefix names one attempt of one job: the listing sees nothing that is not its own.
+            for info in self._store.list(prefix.bucket, f"{prefix.key}/"):
+                self._store.delete(info.uri)
+                deleted += 1
+            with self._database.transaction() as connection:
+                sweep.swept(connection, attempt)
+        if deleted:
+            log.info("swept outputs of attempts without success", attempts=len(due), objects=deleted)
+        return deleted
+
+    def keep_partitions(self) -> None:
+        """Makes the months ahead, drops those whose history is no longer kept."""
+        partitions.ensure_partitions(self._database)
+        if dropped := partitions.drop_expired(self._database, kept=self._history_kept):
+            log.info("dropped history", partitions=dropped)

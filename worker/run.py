@@ -1,0 +1,315 @@
+"""A job's way through the worker: fetch, execute, store, record. The coroutine `run` reads from top to bottom."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from handlers.declaration import Many, Media, Named, One
+from handlers.errors import JobError
+from handlers.protocol import CheckpointSpec, Order, Outcome
+from handlers.registry import AnyHandler, Registry
+from storage.claim import ClaimedJob, mark_alone
+from storage.database import Database, DataError
+from storage.objects.errors import ObjectError
+from storage.settle import Artifact, Ending, Settlement
+from worker.attempts import Attempt
+from worker.backoff import Backoff
+from worker.executor import Executor, ExecutorInterrupted, ExecutorLost
+from worker.fetch import Fetcher, Files
+from worker.group import Closed, Group
+from worker.judge import AttemptFailed, judge, stopped
+from worker.metrics import Metrics
+from worker.outage import Patience
+from worker.outcome import EmbedSpace, read_outcome
+from worker.record import FenceLost, Picture, Record
+from worker.store import Outputs
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.run")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Time limits of attempts, in seconds."""
+
+    job_time_limit_s: float
+    by_type: Mapping[str, float]
+
+    def of(self, job: ClaimedJob, handler: AnyHandler) -> float:
+        """The message's own limit, else the setting for the type, else the handler's, else the general one."""
+        return job.timeout_s or self.by_type.get(job.type) or handler.time_limit_s or self.job_time_limit_s
+
+
+class Runner:
+    """Takes claimed jobs all the way; everything that it needs is handed to it."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        database: Database,
+        database_limiter: anyio.CapacityLimiter,
+        patience: Patience,
+        fetcher: Fetcher,
+        executor: Executor,
+        outputs: Outputs,
+        record: Group[Record, str],
+        space: EmbedSpace | None,
+        checkpoints: Mapping[str, CheckpointSpec],
+        roles: Mapping[str, str],
+        limits: Limits,
+        backoff: Backoff,
+        scratch: Path,
+        metrics: Metrics,
+        finished: Callable[[Attempt, float], None],
+    ) -> None:
+        self._registry = registry
+        self._database = database
+        self._database_limiter = database_limiter
+        self._patience = patience
+        self._fetcher = fetcher
+        self._executor = executor
+        self._outputs = outputs
+        self._record = record
+        self._space = space
+        self._checkpoints = checkpoints
+        self._roles = roles
+        self._limits = limits
+        self._backoff = backoff
+        self._scratch = scratch
+        self._metrics = metrics
+        self._finished = finished
+
+    async def run(self, attempt: Attempt) -> None:
+        """Runs one attempt to its recorded end."""
+        job = attempt.job
+        with structlog.contextvars.bound_contextvars(job=str(job.fence.id), attempt=job.fence.attempt, type=job.type):
+            async with AsyncExitStack() as held, self._held(attempt):
+                handler = self._registry[job.type]
+                files = await self._fetch(attempt, handler, held)
+                scratch = await self._scratch_folder(job, held)
+                outcome = await self._execute(attempt, handler, files, scratch)
+                artifacts = await self._store(attempt, scratch, outcome)
+                await self._succeed(attempt, handler, files, outcome, artifacts)
+
+    # --- the stages ---
+
+    async def _fetch(self, attempt: Attempt, handler: AnyHandler, held: AsyncExitStack) -> Files:
+        async with self._stage(attempt, "fetch"):
+            return await self._fetcher.fetch(attempt.job, handler.inputs, held)
+
+    async def _execute(self, attempt: Attempt, handler: AnyHandler, files: Files, scratch: Path) -> Outcome:
+        order = self._order(attempt.job, handler, files, scratch)
+        limit = self._limits.of(attempt.job, handler)
+        async with self._stage(attempt, "execute"):
+            if not attempt.job.runs_alone:
+                outcome = await self._executor.run(order, time_limit_s=limit, progress=_progress_of(attempt))
+            else:
+                async with self._executor.exclusive():
+                    await self._mark_alone(attempt)
+                    outcome = await self._executor.run(order, time_limit_s=limit, progress=_progress_of(attempt))
+        for stage in ("prepare", "wait", "infer", "finish"):
+            seconds = getattr(outcome.timings, stage)
+            attempt.timings[stage] = round(seconds, 6)
+            self._metrics.observe("stage_seconds", seconds, stage=stage, type=attempt.job.type)
+        if outcome.failure is not None:
+            raise AttemptFailed(outcome)
+        return outcome
+
+    async def _store(self, attempt: Attempt, scratch: Path, outcome: Outcome) -> list[Artifact]:
+        async with self._stage(attempt, "store"):
+            return await self._outputs.store(attempt.job, scratch, outcome.files)
+
+    async def _succeed(
+        self,
+        attempt: Attempt,
+        handler: AnyHandler,
+        files: Files,
+        outcome: Outcome,
+        artifacts: list[Artifact],
+    ) -> None:
+        job = attempt.job
+        contents = {file.pointer: file.pinned.sha256 for file in files.files}
+        contents |= {f"outputs/{artifact.role}": artifact.sha256 for artifact in artifacts}
+        made = read_outcome(outcome, contents, self._space)
+        settlement = Settlement.of(
+            job.fence,
+            Ending.SUCCEEDED,
+            result=outcome.result,
+            timings=dict(attempt.timings),
+            derivation_key=self._derivation_key(job, handler, files),
+            artifacts=artifacts,
+            texts=made.texts,
+            embeddings=made.embeddings,
+            probes=made.probes,
+        )
+        await self._settle(attempt, settlement, self._pictures(job, handler, files, artifacts))
+
+    # --- around the stages ---
+
+    @asynccontextmanager
+    async def _held(self, attempt: Attempt) -> AsyncIterator[None]:
+        """Lets cancel, deadline and loss of the row end the attempt, and settles every way that it can end."""
+        job = attempt.job
+        if job.deadline is not None:
+            attempt.scope.deadline = anyio.current_time() + (job.deadline - datetime.now(UTC)).total_seconds()
+        settlement: Settlement | None = None
+        try:
+            with attempt.scope:
+                try:
+                    yield
+                except (JobError, ObjectError, AttemptFailed, ExecutorLost, ExecutorInterrupted, DataError) as error:
+                    settlement = judge(job, error, self._backoff)
+                except FenceLost:
+                    log.warning("the job was no longer ours when its end was to be recorded")
+                except Closed:
+                    log.warning("the worker's life ended before the job's end was recorded")
+            if attempt.scope.cancelled_caught:
+                settlement = stopped(attempt)
+            if settlement is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._settle_failure(attempt, settlement)
+        finally:
+            self._finished(attempt, time.monotonic())
+
+    @asynccontextmanager
+    async def _stage(self, attempt: Attempt, name: str) -> AsyncIterator[None]:
+        attempt.stage = name
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - started
+            attempt.timings[name] = round(seconds, 6)
+            self._metrics.observe("stage_seconds", seconds, stage=name, type=attempt.job.type)
+
+    async def _scratch_folder(self, job: ClaimedJob, held: AsyncExitStack) -> Path:
+        folder = self._scratch / job.fence.key.replace(":", "-")
+        folder.mkdir(mode=0o700, parents=True)
+        held.callback(shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+    async def _mark_alone(self, attempt: Attempt) -> None:
+        def mark() -> bool:
+            with self._database.transaction() as connection:
+                return mark_alone(connection, attempt.job.fence)
+
+        marked = await anyio.to_thread.run_sync(
+            lambda: self._patience.through("mark alone", mark), limiter=self._database_limiter
+        )
+        if not marked:
+            raise FenceLost(str(attempt.job.fence.id))
+
+    async def _settle(self, attempt: Attempt, settlement: Settlement, pictures: list[Picture]) -> str:
+        attempt.stage, attempt.recording = "record", True
+        with anyio.CancelScope(shield=True):
+            state = await self._record(
+                Record(settlement, time.monotonic(), pictures, tenant=attempt.job.tenant, lane=attempt.job.lane)
+            )
+        attempt.recording = False
+        self._metrics.count("attempts_total", ending=settlement.ending.value, type=attempt.job.type)
+        if state != "queued":
+            self._metrics.count("jobs_finished_total", state=state, type=attempt.job.type, lane=attempt.job.lane)
+        log.info("attempt ended", ending=settlement.ending.value, state=state, **attempt.timings)
+        return state
+
+    async def _settle_failure(self, attempt: Attempt, settlement: Settlement) -> None:
+        try:
+            await self._settle(attempt, settlement, [])
+        except (FenceLost, Closed):
+            log.warning("the end of the attempt was not recorded: the job is no longer ours")
+
+    # --- what follows from what ---
+
+    def _order(self, job: ClaimedJob, handler: AnyHandler, files: Files, scratch: Path) -> Order:
+        params = dict(job.message.get("params") or {})
+        embeds = bool(job.message.get("embed", True)) and self._space is not None
+        return Order(
+            key=job.fence.key,
+            type=job.type,
+            params=params,
+            inputs=_shaped(handler, files),
+            scratch=str(scratch),
+            seed=_seed(job.fence.id, params),
+            embed=tuple(
+                file.pointer
+                for file in files.files
+                if embeds
+                and handler.inputs[file.role].media is Media.IMAGE
+                and file.pinned.sha256.hex() not in files.embedded
+            ),
+            embed_outputs=embeds,
+        )
+
+    def _pictures(
+        self, job: ClaimedJob, handler: AnyHandler, files: Files, artifacts: list[Artifact]
+    ) -> list[Picture]:
+        """All pictures that the job read or made, unless it is itself the job that embeds them."""
+        if not job.message.get("embed", True) or job.type == "image.embed":
+            return []
+        read = [
+            Picture(f.pinned.sha256, f"s3://{f.pinned.bucket}/{f.pinned.key}", f.pinned.version_id, f.pinned.etag)
+            for f in files.files
+            if handler.inputs[f.role].media is Media.IMAGE
+        ]
+        made = [
+            Picture(a.sha256, f"s3://{a.bucket}/{a.key}", a.version_id, a.etag)
+            for a in artifacts
+            if a.media_type.startswith("image/")
+        ]
+        return read + made
+
+    def _derivation_key(self, job: ClaimedJob, handler: AnyHandler, files: Files) -> bytes | None:
+        """sha256 over everything that the result follows from; None where that includes chance."""
+        params = handler.params_type().model_validate(job.message.get("params") or {})
+        if handler.samples(params) and getattr(params, "seed", None) is None:
+            return None
+        specs = [self._checkpoints[self._roles.get(name, name)] for name in sorted(handler.checkpoints(params))]
+        facts = {
+            "contents": [[file.pointer, file.pinned.sha256.hex()] for file in files.files],
+            "type": job.type,
+            "version": handler.version,
+            "checkpoints": [[spec.digest, spec.dtype] for spec in specs],
+            "params": params.model_dump(mode="json"),
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).digest()
+
+
+def _shaped(handler: AnyHandler, files: Files) -> dict[str, str | list[str] | dict[str, str]]:
+    """The files as the handler declares its inputs."""
+    shaped: dict[str, str | list[str] | dict[str, str]] = {}
+    for role, shape in handler.inputs.items():
+        mine = [file for file in files.files if file.role == role]
+        if isinstance(shape, One) and mine:
+            shaped[role] = str(mine[0].path)
+        elif isinstance(shape, Many) and mine:
+            shaped[role] = [str(file.path) for file in sorted(mine, key=lambda file: int(file.name))]
+        elif isinstance(shape, Named):
+            shaped[role] = {file.name: str(file.path) for file in mine}
+    return shaped
+
+
+def _seed(id_: uuid.UUID, params: Mapping[str, Any]) -> int:
+    seed = params.get("seed")
+    return seed if isinstance(seed, int) else int.from_bytes(hashlib.sha256(id_.bytes).digest()[:4], "big")
+
+
+def _progress_of(attempt: Attempt) -> Callable[[float, str], None]:
+    def progress(fraction: float, note: str) -> None:
+        attempt.progress, attempt.note = min(max(fraction, 0.0), 1.0), note[:200]
+
+    return progress
+

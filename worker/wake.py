@@ -1,0 +1,53 @@
+"""Wakes the claim loop on new work and passes on cancels, as Postgres tells them; without it polling does both."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from storage.database import Unreachable
+from storage.listen import Listener
+from storage.submit import NEW_JOBS_CHANNEL
+from storage.workers import CANCEL_CHANNEL
+from worker.clock import Clock
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.wake")
+
+
+async def listen(
+    url: str,
+    *,
+    new_jobs: Callable[[], None],
+    cancel: Callable[[uuid.UUID], None],
+    clock: Clock,
+    limiter: anyio.CapacityLimiter,
+) -> None:
+    """Listens until cancelled, on one connection after another."""
+    while True:
+        try:
+            listener = await anyio.to_thread.run_sync(
+                Listener, url, (NEW_JOBS_CHANNEL, CANCEL_CHANNEL), limiter=limiter
+            )
+        except Unreachable as error:
+            log.warning("cannot listen: polling alone", error=str(error))
+            await clock.sleep(2)
+            continue
+        try:
+            # What was said before LISTEN took hold was not heard.
+            new_jobs()
+            while True:
+                await anyio.wait_readable(listener.fileno())
+                for notification in listener.received():
+                    if notification.channel == NEW_JOBS_CHANNEL:
+                        new_jobs()
+                    else:
+                        cancel(uuid.UUID(notification.payload))
+        except Unreachable as error:
+            log.warning("lost the listening connection", error=str(error))
+            await clock.sleep(0.5)
+        finally:
+            listener.close()
