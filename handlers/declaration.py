@@ -7,6 +7,7 @@ torch, transformers, numpy or PIL only inside functions.
 
 from __future__ import annotations
 
+import builtins
 import uuid
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -178,17 +179,21 @@ class Handler(Generic[P, R]):
         """Names of the catalogue's checkpoints or roles (`caption`, `embed`) that a job with these params needs."""
         raise NotImplementedError
 
+    def samples(self, params: P) -> bool:
+        """Whether the result depends on the seed; then a job without one of its own is like no other."""
+        return False
+
     async def run(self, job: Job[P], ctx: Context) -> R:
         """Does the job. Raises one of `handlers.errors`; anything else counts as a `HandlerBug`."""
         raise NotImplementedError
 
     @classmethod
-    def params_type(cls) -> type[Params]:
+    def params_type(cls) -> builtins.type[Params]:
         """The params model, from the type arguments of the subclass."""
         return _type_argument(cls, 0, Params)
 
     @classmethod
-    def result_type(cls) -> type[Result]:
+    def result_type(cls) -> builtins.type[Result]:
         """The result model, from the type arguments of the subclass."""
         return _type_argument(cls, 1, Result)
 

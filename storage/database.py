@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import psycopg2
 import psycopg2.extensions
 from psycopg2 import errors as pg
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection as Connection  # for those who take part in a transaction
+from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 

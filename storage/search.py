@@ -21,16 +21,16 @@ from sqlalchemy import Connection, Row, text
 from storage.query import BadQuery, Wording, check_text, read_wording
 from storage.search_sql import MARK_END, MARK_START, Parts, statement
 
+VectorOf = Literal["text", "picture"]
+#: What a hit was found by: its picture, a frame of its video, or a kind of text.
+By = Literal["picture", "frame", "caption", "transcript", "ocr"]
+
 #: Least cosine similarity of a hit, by what the query's vector was made of. CLIP's encoders put texts and pictures into
 #: two cones far apart (Liang et al. 2022, "Mind the Gap"): with OpenAI's ViT-B/32 a picture and a fitting text are at
 #: 0.25 to 0.35, LAION-5B dropped pairs below 0.28 as unrelated, and two unrelated pictures are often at 0.5. Lower than
 #: those, because the ranking does the rest; without any, every search would return everything there is.
 FLOORS: Mapping[VectorOf, float] = {"text": 0.2, "picture": 0.6}
 MOST_HITS = 200
-
-VectorOf = Literal["text", "picture"]
-#: What a hit was found by: its picture, a frame of its video, or a kind of text.
-By = Literal["picture", "frame", "caption", "transcript", "ocr"]
 
 
 class NotEmbedded(LookupError):
@@ -153,17 +153,19 @@ class Hit:
 SPACE = text("SELECT id, dimension FROM embedding_spaces WHERE id = :space OR (:space IS NULL AND state = 'active')")
 
 # Local to the transaction. Iterative: a filter makes the scan go on until enough has passed it, in place of coming back
-# with what little of the first ef_search passed. Its bounds are rows and a multiple of work_mem.
+# with what little of the first ef_search passed. Its bounds are rows and a multiple of work_mem. No sequential scans: of a
+# filter that is a subquery the planner knows nothing, guesses that little passes, and would sort the whole space.
 SCAN = text("""
     SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', :ef_search, true),
-           set_config('hnsw.max_scan_tuples', '200000', true), set_config('hnsw.scan_mem_multiplier', '32', true)
+           set_config('hnsw.max_scan_tuples', '200000', true), set_config('hnsw.scan_mem_multiplier', '32', true),
+           set_config('enable_seqscan', 'off', true)
 """)
 
 
 def search(connection: Connection, query: SearchQuery) -> list[Hit]:
     """The best hits, best first; nothing when the query's text has no word in it and there is no vector.
 
-    Raises BadQuery.
+    Sets how Postgres plans and scans until the transaction ends, which should be this search's own. Raises BadQuery.
     """
     built = build(connection, query)
     if built is None:

@@ -52,7 +52,7 @@ def statement(parts: Parts) -> str:
                p.distance, p.kind AS vector_kind, p.rank AS vector_rank, p.t0, p.t1,
                s.relevance, s.seq, s.rank AS text_place
         FROM pictures p FULL JOIN said s ON s.content = p.content
-        ORDER BY score DESC, p.distance, s.relevance DESC, 1
+        ORDER BY score DESC, p.distance, s.relevance DESC NULLS LAST, 1
         LIMIT :limit
     )
     SELECT encode(f.content, 'hex') AS sha256, f.score, f.distance, f.vector_kind, f.vector_rank, f.t0, f.t1,
@@ -64,13 +64,13 @@ def statement(parts: Parts) -> str:
     LEFT JOIN LATERAL ({_lies(parts)}) AS lies ON true
     LEFT JOIN LATERAL ({_made(parts)}) AS made ON true
     LEFT JOIN LATERAL ({_jobs(parts)}) AS known ON true
-    ORDER BY f.score DESC, f.distance, f.relevance DESC, f.content
+    ORDER BY f.score DESC, f.distance, f.relevance DESC NULLS LAST, f.content
     """
 
 
 def _few(parts: Parts) -> str:
-    """The contents that pass the filters, given up as soon as they are many."""
-    if parts.space is None or not (parts.by_job or parts.by_content):
+    """The contents that pass the filters, given up as soon as they are many, and whether those are all."""
+    if not (parts.by_job or parts.by_content):
         return ""
     if parts.by_job:
         source = f"""
@@ -83,7 +83,8 @@ def _few(parts: Parts) -> str:
             source += f" JOIN contents c ON c.sha256 = k.content WHERE {_content(parts)}"
     else:
         source = f"SELECT c.sha256 AS content FROM contents c WHERE {_content(parts)}"
-    return f"few AS MATERIALIZED ({source} LIMIT {FEW + 1}),"
+    return f"""few AS MATERIALIZED ({source} LIMIT {FEW + 1}),
+    told AS MATERIALIZED (SELECT count(*) <= {FEW} AS by_few FROM few),"""
 
 
 def _pictures(parts: Parts) -> str:
@@ -102,13 +103,12 @@ def _pictures(parts: Parts) -> str:
     order = f"ORDER BY {distance} LIMIT :candidates"
     walk = f"SELECT {columns}, {distance} AS distance FROM embeddings e WHERE {wanted}"
     if parts.by_job or parts.by_content:
-        count = "(SELECT count(*) FROM few)"
         nearest = f"""
             (SELECT {columns}, {distance} AS distance
-             FROM (SELECT DISTINCT content FROM few) AS some JOIN embeddings e ON e.content = some.content
-             WHERE {count} <= {FEW} AND {wanted} {order})
+             FROM (SELECT DISTINCT content FROM few) AS picked JOIN embeddings e ON e.content = picked.content
+             WHERE (SELECT by_few FROM told) AND {wanted} {order})
             UNION ALL
-            ({walk} AND {count} > {FEW}{_passes(parts, 'e')} {order})"""
+            ({walk} AND NOT (SELECT by_few FROM told){_passes(parts, 'e')} {order})"""
     else:
         nearest = f"{walk} {order}"
     # The index may give them a little out of order, and the floor must not be in the scan: it would never end.
@@ -122,15 +122,24 @@ def _pictures(parts: Parts) -> str:
 def _said(parts: Parts) -> str:
     """The texts that match, one a content. texts_words (GIN)."""
     if not parts.text:
-        return "SELECT NULL::bytea AS content, NULL::bigint AS seq, NULL::float4 AS relevance, NULL::bigint AS rank WHERE false"
+        return """SELECT NULL::bytea AS content, NULL::bigint AS seq, NULL::float4 AS relevance, NULL::bigint AS rank
+                  WHERE false"""
+    passes = "true"
+    if parts.by_job or parts.by_content:
+        passes = f"""CASE WHEN (SELECT by_few FROM told) THEN one.content IN (SELECT content FROM few)
+                          ELSE true{_passes(parts, 'one')} END"""
+    # OFFSET 0 keeps the last filters above the sort: they are asked of the best until enough have passed, not of all.
     return f"""
         SELECT best.*, row_number() OVER (ORDER BY best.relevance DESC, best.content) AS rank FROM (
-            SELECT DISTINCT ON (t.content) t.content, t.seq, ts_rank_cd(t.words, {_tsquery('t', 'words')}, 1) AS relevance
-            FROM texts t
-            WHERE {_says('t', 'words')} AND {_not_excluded('t')}{_shown(parts, 't')}{_not_unwanted(parts, 't')}
-                  {_passes(parts, 't')}
-            ORDER BY t.content, relevance DESC, t.seq DESC
-        ) AS best ORDER BY rank LIMIT :candidates"""
+            SELECT one.* FROM (
+                SELECT any_.* FROM (
+                    SELECT DISTINCT ON (t.content) t.content, t.seq,
+                           ts_rank_cd(t.words, {_tsquery('t', 'words')}, 1) AS relevance
+                    FROM texts t WHERE {_says('t', 'words')} AND {_not_excluded('t')}{_shown(parts, 't')}
+                    ORDER BY t.content, relevance DESC, t.seq DESC
+                ) AS any_ ORDER BY any_.relevance DESC, any_.content OFFSET 0
+            ) AS one WHERE {passes}{_not_unwanted(parts, 'one')} LIMIT :candidates
+        ) AS best"""
 
 
 def _says(t: str, parameter: str) -> str:
@@ -158,8 +167,8 @@ def _not_unwanted(parts: Parts, e: str) -> str:
     if not parts.unwanted:
         return ""
     return (
-        f" AND (SELECT true FROM texts u WHERE u.content = {e}.content AND {_says('u', 'unwanted')}{_shown(parts, 'u')}"
-        " LIMIT 1) IS NULL"
+        f" AND coalesce((SELECT false FROM texts u WHERE u.content = {e}.content AND {_says('u', 'unwanted')}"
+        f"{_shown(parts, 'u')} LIMIT 1), true)"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -100,6 +100,7 @@ class Claimer:
         self._wake = anyio.Event()
         self._claiming = anyio.Lock()
         self._stopped = False
+        self._ended = anyio.Event()
 
     def wake(self) -> None:
         """There may be something to claim: new work, or room for it."""
@@ -110,19 +111,24 @@ class Claimer:
         self._stopped = True
         self.wake()
 
+    async def stopped(self) -> None:
+        """Returns when no claim is under way any more."""
+        await self._ended.wait()
+
     async def keep(self) -> None:
         """Claims until `stop`. Raises LeaseLost when the worker was retired."""
         while not self._stopped:
             self._wake = anyio.Event()
             took = await self._claim()
             self._health.tick("claim")
-            if not took:
+            if not took and not self._stopped:
                 await self._rest()
+        self._ended.set()
 
-    async def reconcile(self, rows: Callable[[], object]) -> None:
+    async def reconcile(self, rows: Callable[[], Awaitable[Sequence[Running]]]) -> None:
         """Hands back running rows of ours that we know nothing of: a claim that committed but whose answer was lost."""
         async with self._claiming:
-            unknown = await self._attempts.reconcile(rows)  # type: ignore[arg-type]
+            unknown = await self._attempts.reconcile(rows)
             if unknown:
                 log.warning("handing back jobs of a claim whose answer was lost", jobs=len(unknown))
                 await anyio.to_thread.run_sync(self._hand_back, unknown, limiter=self._limiter)

@@ -15,9 +15,9 @@ import anyio.to_thread
 from handlers.declaration import Inputs, Many, Named, One
 from storage import claim
 from storage.claim import ClaimedJob, Pin, PinnedInput
-from storage.database import Database, DataError
+from storage.database import Connection, Database, DataError
 from storage.objects.base import ObjectRef
-from storage.objects.cache import HeldObject, ObjectReader
+from storage.objects.reader import HeldObject, ObjectReader
 from storage.objects.errors import ObjectError
 from storage.objects.uri import ObjectUri
 from worker.group import Group
@@ -113,7 +113,7 @@ class Pinner:
             return self._bisect(pins[:middle]) + self._bisect(pins[middle:])
         return [embedded if pin.fence.id in held else FenceLost(str(pin.fence.id)) for pin in pins]
 
-    def _transaction(self, connection: Any, pins: Sequence[Pin]) -> tuple[set[uuid.UUID], frozenset[str]]:
+    def _transaction(self, connection: Connection, pins: Sequence[Pin]) -> tuple[set[uuid.UUID], frozenset[str]]:
         held = claim.pin(connection, pins)
         if self._space is None:
             return held, frozenset()

@@ -58,6 +58,11 @@ class Lease:
         """Seconds since the last confirmed beat was sent."""
         return self._clock.monotonic() - self._confirmed
 
+    @property
+    def lost(self) -> bool:
+        """Whether nothing may be written any more for want of a confirmed beat."""
+        return self.age_s >= self._trust_s
+
     async def keep(self) -> None:
         """Beats until cancelled. Raises LeaseLost when the worker was retired."""
         while True:

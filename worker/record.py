@@ -11,12 +11,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection
-
 from storage import settle as settling
 from storage import spaces
 from storage.claim import hold_worker
-from storage.database import Conflict, Database, DataError
+from storage.database import Conflict, Connection, Database, DataError
 from storage.settle import Rules, Settlement
 from storage.submit import NewJob, submit_within
 from worker.metrics import Metrics

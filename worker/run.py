@@ -19,7 +19,7 @@ import anyio.to_thread
 import structlog
 
 from handlers.declaration import Many, Media, Named, One
-from handlers.errors import JobError
+from handlers.errors import HandlerBug, JobError
 from handlers.protocol import CheckpointSpec, Order, Outcome
 from handlers.registry import AnyHandler, Registry
 from storage.claim import ClaimedJob, mark_alone
@@ -34,11 +34,14 @@ from worker.group import Closed, Group
 from worker.judge import AttemptFailed, judge, stopped
 from worker.metrics import Metrics
 from worker.outage import Patience
-from worker.outcome import EmbedSpace, read_outcome
+from worker.outcome import EmbedSpace, Made, read_outcome
 from worker.record import FenceLost, Picture, Record
 from worker.store import Outputs
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.run")
+
+
+EMBED_TYPE = "image.embed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Runner:
         backoff: Backoff,
         scratch: Path,
         metrics: Metrics,
-        finished: Callable[[Attempt, float], None],
+        finished: Callable[[Attempt], None],
     ) -> None:
         self._registry = registry
         self._database = database
@@ -145,6 +148,8 @@ class Runner:
         contents = {file.pointer: file.pinned.sha256 for file in files.files}
         contents |= {f"outputs/{artifact.role}": artifact.sha256 for artifact in artifacts}
         made = read_outcome(outcome, contents, self._space)
+        if job.type == EMBED_TYPE:
+            self._check_embedded(job, files, made)
         settlement = Settlement.of(
             job.fence,
             Ending.SUCCEEDED,
@@ -157,6 +162,15 @@ class Runner:
             probes=made.probes,
         )
         await self._settle(attempt, settlement, self._pictures(job, handler, files, artifacts))
+
+    def _check_embedded(self, job: ClaimedJob, files: Files, made: Made) -> None:
+        """The job that is to give pictures their embedding must not succeed without: nobody else would make it."""
+        if self._space is None or not job.message.get("embed", True):
+            return
+        there = {bytes.fromhex(sha256) for sha256 in files.embedded} | {e.content for e in made.embeddings}
+        lacking = [file.pointer for file in files.files if file.pinned.sha256 not in there]
+        if lacking:
+            raise HandlerBug(f"no embedding was made of {', '.join(lacking[:5])}")
 
     # --- around the stages ---
 
@@ -177,13 +191,16 @@ class Runner:
                     log.warning("the job was no longer ours when its end was to be recorded")
                 except Closed:
                     log.warning("the worker's life ended before the job's end was recorded")
+                except Exception as error:  # one strange job must not end the worker and its neighbours
+                    log.exception("the worker itself failed on the job")
+                    settlement = judge(job, HandlerBug(f"{type(error).__name__}: {error}"), self._backoff)
             if attempt.scope.cancelled_caught:
                 settlement = stopped(attempt)
             if settlement is not None:
                 with anyio.CancelScope(shield=True):
                     await self._settle_failure(attempt, settlement)
         finally:
-            self._finished(attempt, time.monotonic())
+            self._finished(attempt)
 
     @asynccontextmanager
     async def _stage(self, attempt: Attempt, name: str) -> AsyncIterator[None]:
@@ -258,7 +275,7 @@ class Runner:
         self, job: ClaimedJob, handler: AnyHandler, files: Files, artifacts: list[Artifact]
     ) -> list[Picture]:
         """All pictures that the job read or made, unless it is itself the job that embeds them."""
-        if not job.message.get("embed", True) or job.type == "image.embed":
+        if not job.message.get("embed", True) or job.type == EMBED_TYPE:
             return []
         read = [
             Picture(f.pinned.sha256, f"s3://{f.pinned.bucket}/{f.pinned.key}", f.pinned.version_id, f.pinned.etag)

@@ -1,4 +1,4 @@
-"""The interface of the object store, and what every implementation shares: the allow-list, resuming, verifying, pinning.
+"""The interface of the object store, and what all implementations share: allow-list, resuming, verifying, pinning.
 
 All calls block: the worker makes them in threads. An implementation gives the methods that start with an underscore;
 the public ones cannot be overridden, so that no implementation can forget the allow-list or a check.
@@ -103,7 +103,12 @@ class ObjectStore(ABC):
     """
 
     def __init__(
-        self, rules: BucketRules, *, attempts: int = 5, sleep: Callable[[float], None] = time.sleep, seed: int | None = None
+        self,
+        rules: BucketRules,
+        *,
+        attempts: int = 5,
+        sleep: Callable[[float], None] = time.sleep,
+        seed: int | None = None,
     ) -> None:
         """`attempts`: how often in a row a body may be cut; `sleep` and `seed`: of the pauses between them."""
         self.rules = rules
@@ -123,7 +128,7 @@ class ObjectStore(ABC):
     def download(self, ref: ObjectRef, target: Path, *, max_bytes: int) -> Pinned:
         """Writes the object to `target`, which appears only when all of its bytes are there and verified.
 
-        A body that is cut is resumed; an object that is replaced meanwhile is read anew, or refused where `ref` pins it.
+        A body that is cut is resumed; an object that is replaced meanwhile is read anew, or refused if `ref` pins it.
         Raises ObjectMissing, ObjectChanged, ObjectTooLarge (before reading), DigestMismatch; OSError for `target`.
         """
         self.rules.require(ref.uri, Access.READ)
@@ -177,7 +182,7 @@ class ObjectStore(ABC):
         """Returns soon if the store answers and has the buckets of the allow-list; else raises StoreUnavailable."""
         self._check()
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - only some have something to close
         """Gives back connections. The store is not used after."""
 
     @abstractmethod
@@ -267,7 +272,7 @@ class _Transfer:
         self.reset()
 
     def finish(self) -> Pinned:
-        """What was read. Raises DigestMismatch for other bytes than asked for, BodyDamaged for bytes changed on the way."""
+        """What was read. Raises DigestMismatch for other bytes than asked for, BodyDamaged for others than were sent."""
         info, sha256 = self._info, self._digest.hexdigest()
         assert info is not None
         if self._told is not None and self._told != sha256:

@@ -1,8 +1,9 @@
 """How a key is written as a path below a bucket's folder: readable, and no two keys alike.
 
-`pictures/a.jpg` stays `pictures/a.jpg`. Escaped is only what a file cannot be named, by marks that start with a percent
-sign: `%2E` a leading dot (such files are left to other programs), `%=` an empty part, `%~` at the end of a folder's name:
-the part goes on below, because it is longer than a file name may be; `%25` a percent sign that would read as one of these.
+`pictures/a.jpg` stays `pictures/a.jpg`. Escaped is only what a file cannot be named, by marks that start with a
+percent sign: `%2E` a leading dot (such files are left to other programs), `%=` an empty part, `%~` at the end of a
+folder's name: the part goes on below, because it is longer than a file name may be; `%25` a percent sign that would
+read as one of these.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ MAX_NAME_BYTES = 255  # of ext4, xfs, btrfs, tmpfs
 _CONTINUED = "%~"
 _EMPTY = "%="
 _DOT = "%2E"
-_AMBIGUOUS = re.compile(r"%(?=25|=|~|2E)")
+_AMBIGUOUS = re.compile(r"%(?=25|~\Z)|\A%(?=2E|=\Z)")
 
 
 def path_of(key: str) -> tuple[str, ...]:
@@ -32,7 +33,10 @@ def key_of(path: Sequence[str]) -> str | None:
             parts.append(_decoded(part))
             part = ""
     key = "/".join(parts)
-    return key if path and path_of(key) == tuple(path) else None
+    try:
+        return key if path and path_of(key) == tuple(path) else None
+    except UnicodeEncodeError:  # the file's name is no text
+        return None
 
 
 def _names(part: str) -> list[str]:

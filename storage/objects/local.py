@@ -45,9 +45,12 @@ class LocalStore(ObjectStore):
         super().__init__(rules)
         self._folder = folder
         self._types = MimeTypes()  # those built in: the same on every machine
-        for name in (INCOMING, *sorted(rules.buckets)):
+        self._writable = any(Access.WRITE in rule.access for rule in rules.rules)
+        for name in sorted(rules.buckets):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        self._clear_stale()
+        if self._writable:
+            (folder / INCOMING).mkdir(parents=True, exist_ok=True)
+            self._clear_stale()
 
     def _stat(self, ref: ObjectRef) -> ObjectInfo:
         with self._opened(ref) as (_, info):
@@ -69,7 +72,11 @@ class LocalStore(ObjectStore):
                 raise _changed(info.uri)
 
     def _upload(
-        self, source: Path, uri: ObjectUri, content_type: str | None, metadata: Mapping[str, str]
+        self,
+        source: Path,
+        uri: ObjectUri,
+        content_type: str | None,  # noqa: ARG002 - follows from the key
+        metadata: Mapping[str, str],  # noqa: ARG002 - not kept
     ) -> ObjectInfo:
         *folders, name = path_of(uri.key)
         incoming = self._folder / INCOMING / uuid.uuid4().hex
@@ -88,7 +95,7 @@ class LocalStore(ObjectStore):
             while chunk := file.read(CHUNK_BYTES):
                 copy.write(chunk)
             copy.flush()
-            # To the nanosecond: the clock of the file system ticks slowly, and two versions within a tick could be alike.
+            # To the nanosecond: the file system's own clock ticks slowly, and two versions in a tick could be alike.
             os.utime(copy.fileno(), ns=(time.time_ns(), time.time_ns()))
             os.fsync(copy.fileno())
 
@@ -128,7 +135,7 @@ class LocalStore(ObjectStore):
             paths = list(_walk(root, ()))
         keys = [key for path in paths if (key := key_of(path)) is not None and key.startswith(prefix)]
         after = "" if start_after is None else start_after
-        for key in sorted((key for key in keys if key > after), key=lambda key: key.encode(errors="surrogateescape")):
+        for key in sorted(key for key in keys if key > after):  # text sorts as its UTF-8 does
             try:
                 uri = ObjectUri(bucket, key)
             except BadUri as error:
@@ -142,9 +149,8 @@ class LocalStore(ObjectStore):
             place = self._folder / name
             if not place.is_dir():
                 raise StoreUnavailable(f"s3://{name}", f"the folder {place} is not there", "make it, or mount it")
-        writable = any(Access.WRITE in rule.access for rule in self.rules.rules)
-        if writable and not os.access(self._folder / INCOMING, os.W_OK | os.X_OK):
-            raise StoreUnavailable(str(self._folder), "the folder cannot be written", "give its user the right to write")
+        if self._writable and not os.access(self._folder / INCOMING, os.W_OK | os.X_OK):
+            raise StoreUnavailable(str(self._folder), "the folder cannot be written", "give this user the right to")
 
     @contextmanager
     def _opened(self, ref: ObjectRef) -> Iterator[tuple[IO[bytes], ObjectInfo]]:
@@ -205,7 +211,8 @@ def _etag(found: os.stat_result) -> str:
 
 
 def _changed(uri: ObjectUri) -> ObjectChanged:
-    return ObjectChanged(uri, "another object has been written in its place", "leave the pin out, or submit the job anew")
+    fix = "leave the pin out to take the object as it is now"
+    return ObjectChanged(uri, "another object has been written in its place", fix)
 
 
 def _link(where: ObjectUri | str) -> AccessRefused:
@@ -236,12 +243,10 @@ def _errors(where: ObjectUri | str) -> Iterator[None]:
 
 def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = [*os.scandir(folder)]
     except FileNotFoundError:
         return  # deleted while we walked
     for entry in entries:
-        if entry.name.startswith("."):
-            continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(folder / entry.name, (*above, entry.name))
         elif entry.is_file(follow_symlinks=False):

@@ -89,8 +89,8 @@ class BucketRules:
     def _refuse(self, where: str, bucket: str, access: Access) -> None:
         verb = "read" if access is Access.READ else "written"
         allowed = ", ".join(sorted(_name(rule.place) for rule in self.rules if access in rule.access)) or "nothing"
-        known = f"bucket {bucket} may not be {verb} here" if bucket in self.buckets else f"bucket {bucket} is not allowed"
-        raise AccessRefused(where, known, f"what may be {verb}: {allowed} (setting S3_BUCKETS)")
+        what = f"may not be {verb} here" if bucket in self.buckets else "is not allowed"
+        raise AccessRefused(where, f"bucket {bucket} {what}", f"what may be {verb}: {allowed} (setting S3_BUCKETS)")
 
 
 def _name(place: ObjectPrefix) -> str:
@@ -99,7 +99,7 @@ def _name(place: ObjectPrefix) -> str:
 
 def _place(name: object) -> ObjectPrefix:
     if not isinstance(name, str):
-        raise BadRules(f"has {shown(repr(name))} where a bucket's name belongs; write \"media\" or \"media/folder/\"")
+        raise BadRules(f'has {shown(repr(name))} where a place belongs; write "media" or "media/folder/"')
     bucket, _, prefix = name.partition("/")
     try:
         return ObjectPrefix(bucket, prefix)
@@ -110,4 +110,4 @@ def _place(name: object) -> ObjectPrefix:
 def _access(place: object, word: object) -> Access:
     if isinstance(word, str) and word in _WORDS:
         return _WORDS[word]
-    raise BadRules(f"entry {shown(str(place))!r} says {shown(repr(word))}; write \"r\" (read), \"w\" (write) or \"rw\"")
+    raise BadRules(f'entry {shown(str(place))!r} says {shown(repr(word))}; write "r" (read), "w" (write) or "rw"')

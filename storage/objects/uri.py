@@ -1,7 +1,7 @@
 """Names of objects: `s3://bucket/key`, whatever store is behind them.
 
-A key is taken literally, as S3 does: it is never percent-decoded. What could be a path in disguise is refused here, once
-and for all: an `ObjectUri` that exists is one that was checked.
+A key is taken literally, as S3 does: it is never percent-decoded. What could be a path in disguise is refused here,
+once and for all: an `ObjectUri` that exists is one that was checked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _VERSION_QUERY = re.compile(r"[?&]versionid=", re.IGNORECASE)
 
 
 class BadUri(ValueError):
-    """A text is not the name of an object; the message is a sentence that says what is wrong and what would be right."""
+    """A text is not the name of an object; the message says what is wrong and what would be right."""
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -1,0 +1,77 @@
+"""Sending one file to S3: in one request, or in parts where it is long; the server checks the SHA-256 of each."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+MOST_PARTS = 10_000  # S3's limit
+LEAST_PART_BYTES = 5 << 20  # S3's limit, for all parts but the last
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What the server says it has made, and how many bytes we sent."""
+
+    size: int
+    etag: str | None
+    version_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Sends a file's bytes as the object that `about` names, at most `part_bytes` a request."""
+
+    client: S3Client
+    about: Mapping[str, Any]
+    part_bytes: int
+
+    def send(self, file: IO[bytes], *, checksums: bool) -> Made:
+        """From the file's first byte. `checksums`: whether the server is to verify each part's SHA-256.
+
+        Raises the errors of botocore; nothing is left behind then, unless the server cannot be reached to clean up.
+        """
+        length = file.seek(0, 2)
+        file.seek(0)
+        part_bytes = max(self.part_bytes, -(-length // MOST_PARTS))
+        first = file.read(part_bytes)
+        if len(first) == part_bytes:
+            return self._in_parts(first, file, part_bytes, checksums)
+        proof: dict[str, Any] = _sum(first) if checksums else {}
+        answer = self.client.put_object(**self.about, Body=first, **proof)
+        return Made(len(first), answer.get("ETag"), answer.get("VersionId"))
+
+    def _in_parts(self, first: bytes, file: IO[bytes], part_bytes: int, checksums: bool) -> Made:
+        algorithm: dict[str, Any] = {"ChecksumAlgorithm": "SHA256"} if checksums else {}
+        upload_id = self.client.create_multipart_upload(**self.about, **algorithm)["UploadId"]
+        place = {"Bucket": self.about["Bucket"], "Key": self.about["Key"], "UploadId": upload_id}
+        try:
+            parts: list[CompletedPartTypeDef] = []
+            size, chunk = 0, first
+            while chunk:
+                proof: dict[str, Any] = _sum(chunk) if checksums else {}
+                number = len(parts) + 1
+                answer = self.client.upload_part(**place, PartNumber=number, Body=chunk, **proof)
+                parts.append({"PartNumber": number, "ETag": answer["ETag"], **proof})  # type: ignore[typeddict-item]
+                size += len(chunk)
+                chunk = file.read(part_bytes)
+            made = self.client.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})
+        except BaseException:
+            with suppress(BotoCoreError, ClientError):
+                self.client.abort_multipart_upload(**place)
+            raise
+        return Made(size, made.get("ETag"), made.get("VersionId"))
+
+
+def _sum(chunk: bytes) -> dict[str, str]:
+    return {"ChecksumSHA256": base64.b64encode(hashlib.sha256(chunk).digest()).decode()}

@@ -1,0 +1,338 @@
+"""The worker: one life after another, each with an id of its own, until it is told to go.
+
+A life ends in peace by a drain (SIGTERM), or in haste when its lease is lost; then its children are killed, its jobs
+are others', and a new life begins with a new id. Order of a drain, and why:
+
+1. claim nothing more, or the rest would never end;
+2. let what is in hand finish within the grace: an hour's render that needs ten seconds more should have them;
+3. end the rest in the executor *before* handing it back: a job must not run here and elsewhere;
+4. record all that, and only then stop beating, or a reaper would count the jobs as lost.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from functools import partial
+
+import anyio
+import anyio.to_thread
+import structlog
+import uuid_utils.compat
+
+from storage import spaces, workers
+from storage.database import DatabaseError, Unreachable
+from storage.workers import Running
+from worker import folders
+from worker.attempts import Attempt, Attempts, Stop
+from worker.backoff import Backoff
+from worker.claiming import Appetite, Claimer
+from worker.costs import Costs
+from worker.embedding import embed_job
+from worker.executor import Executor, ExecutorState
+from worker.executor_settings import executor_settings
+from worker.fetch import Fetcher, Pinner
+from worker.group import Group
+from worker.lease import Lease, LeaseLost
+from worker.maintenance import Maintenance
+from worker.outage import Patience
+from worker.outcome import EmbedSpace
+from worker.parts import End, Parts
+from worker.reaper import Reaper
+from worker.record import Recorder
+from worker.run import Limits, Runner
+from worker.store import Outputs
+from worker.wake import listen
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.worker")
+
+#: Threads for downloads, and as many for uploads: they wait, mostly.
+STORE_THREADS = 32
+
+
+async def serve(parts: Parts, *, on_start: Callable[[uuid.UUID], None] | None = None) -> End:
+    """Works until SIGTERM or SIGINT: the first drains, the second leaves at once. Returns how it ended."""
+    drain, leave = anyio.Event(), anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(_signals, drain, leave)
+        while not drain.is_set():
+            try:
+                await _live(parts, drain, leave, on_start)
+            except* LeaseLost as lost:
+                log.error("lease lost: starting over with a new id", why=str(lost.exceptions[0]))
+            except* Unreachable as error:
+                log.warning("waiting for the database", error=str(error.exceptions[0]))
+                parts.health.report("database", ok=False, why=str(error.exceptions[0]))
+                with anyio.move_on_after(2):
+                    await drain.wait()
+        group.cancel_scope.cancel()
+    return "at once" if leave.is_set() else "drained"
+
+
+async def _signals(drain: anyio.Event, leave: anyio.Event) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        async for signum in received:
+            name = signal.Signals(signum).name
+            if drain.is_set():
+                log.warning("second signal: leaving at once", signal=name)
+                leave.set()
+            else:
+                log.info("draining: nothing more is claimed", signal=name)
+                drain.set()
+
+
+async def _live(
+    parts: Parts, drain: anyio.Event, leave: anyio.Event, on_start: Callable[[uuid.UUID], None] | None
+) -> None:
+    life = Life(parts, uuid_utils.compat.uuid7())
+    await life.begin()
+    if on_start is not None:
+        on_start(life.worker)
+    async with AsyncExitStack() as held:
+        held.enter_context(folders.scratch(parts.settings.scratch, life.worker))
+        async with anyio.create_task_group() as group:
+            group.start_soon(_leave_at_once, leave, group.cancel_scope)
+            await life.run(group, drain)
+            group.cancel_scope.cancel()
+    if not leave.is_set():
+        await life.end()
+
+
+async def _leave_at_once(leave: anyio.Event, scope: anyio.CancelScope) -> None:
+    await leave.wait()
+    scope.cancel()
+
+
+class Life:
+    """One worker id, from its row to its last word."""
+
+    def __init__(self, parts: Parts, worker: uuid.UUID) -> None:
+        settings = parts.settings
+        self.parts = parts
+        self.worker = worker
+        self._attempts = Attempts(parts.clock)
+        self._costs = Costs()
+        # One connection is kept back for the beat: a full pool must never look like a dead worker.
+        self._database_limiter = anyio.CapacityLimiter(settings.database_connections - 1)
+        self._beat_limiter = anyio.CapacityLimiter(1)
+        self._fetch_limiter = anyio.CapacityLimiter(STORE_THREADS)
+        self._store_limiter = anyio.CapacityLimiter(STORE_THREADS)
+        self._scratch = settings.scratch / str(worker)
+        self._executor = Executor(
+            executor_settings(parts, self._scratch), clock=parts.clock, rng=parts.rng
+        )
+        self._lease = Lease(
+            parts.database,
+            worker,
+            beat_s=settings.beat,
+            lease_s=settings.lease,
+            clock=parts.clock,
+            limiter=self._beat_limiter,
+            doing=self._attempts.doing,
+            reconcile=self._reconcile,
+        )
+        self._space: EmbedSpace | None = None
+        self._claimer: Claimer | None = None
+
+    async def begin(self) -> None:
+        """Makes the worker's row. Raises Unreachable."""
+        await anyio.to_thread.run_sync(self._register)
+
+    def _register(self) -> None:
+        parts = self.parts
+        with parts.database.transaction() as connection:
+            workers.register(
+                connection,
+                self.worker,
+                host=platform.node(),
+                pid=os.getpid(),
+                build=parts.build,
+                devices=[{"executor": self._executor.name}],
+            )
+        if (embed := parts.embed) is not None:
+            space = spaces.ensure_space(
+                parts.database, checkpoint=embed.name, revision=embed.revision, dimension=embed.dimension
+            )
+            self._space = EmbedSpace(space.id, embed.name, embed.dimension)
+            if space.state != "active":
+                log.warning("this worker fills an embedding space that is not searched", space=space.id)
+
+    async def run(self, group: anyio.abc.TaskGroup, drain: anyio.Event) -> None:
+        """Works until `drain`, then drains. Raises LeaseLost, in a group."""
+        parts = self.parts
+        patience = Patience(give_up=self._lease_is_lost, metrics=parts.metrics)
+        recorder = Recorder(
+            parts.database,
+            self.worker,
+            rules=parts.rules,
+            metrics=parts.metrics,
+            embed_job=embed_job,
+            patience=patience,
+        )
+        record = Group(recorder.write, limiter=self._database_limiter)
+        pinner = Pinner(parts.database, self._space.id if self._space else None, patience)
+        pin = Group(pinner.write, limiter=self._database_limiter)
+        runner = self._runner(Fetcher(
+            parts.reader, pin, max_bytes=parts.settings.object_bytes, limiter=self._fetch_limiter
+        ), record, patience)
+        claimer = self._claimer = self._make_claimer(lambda attempt: group.start_soon(runner.run, attempt))
+        group.start_soon(self._executor.serve)
+        for keep in (self._lease.keep, self._lease.watch, record.keep, pin.keep, self._reaper().keep):
+            group.start_soon(keep)
+        group.start_soon(self._maintenance().keep)
+        group.start_soon(
+            partial(
+                listen,
+                parts.database.url,
+                new_jobs=claimer.wake,
+                cancel=self._cancel,
+                clock=parts.clock,
+                limiter=self._beat_limiter,
+            )
+        )
+        group.start_soon(self._report)
+        group.start_soon(claimer.keep)
+        log.info("worker started", worker=str(self.worker), executor=self._executor.name)
+        await drain.wait()
+        await self._drain(claimer)
+
+    async def _drain(self, claimer: Claimer) -> None:
+        parts = self.parts
+        parts.health.report("draining", ok=False, why="the worker was told to stop")
+        claimer.stop()
+        await claimer.stopped()
+        with anyio.move_on_after(parts.settings.drain_grace_s):
+            await self._attempts.wait_for_none()
+        if len(self._attempts):
+            log.info("grace is over: the rest is ended and handed back", jobs=len(self._attempts))
+            self._attempts.stop_all(Stop.DRAIN)
+            await self._attempts.wait_for_none()
+
+    async def end(self) -> None:
+        """Says goodbye, so that nobody waits a lease for this worker."""
+        try:
+            await anyio.to_thread.run_sync(self._retire)
+        except DatabaseError as error:
+            log.warning("could not say goodbye", error=str(error))
+        log.info("worker ended", worker=str(self.worker))
+
+    def _retire(self) -> None:
+        with self.parts.database.transaction() as connection:
+            workers.retire(connection, self.worker, "drained")
+
+    # --- parts of a life ---
+
+    def _runner(self, fetcher: Fetcher, record: Group[object, str], patience: Patience) -> Runner:
+        parts, settings = self.parts, self.parts.settings
+        return Runner(
+            registry=parts.registry,
+            database=parts.database,
+            database_limiter=self._database_limiter,
+            patience=patience,
+            fetcher=fetcher,
+            executor=self._executor,
+            outputs=Outputs(
+                parts.store,
+                default_prefix=settings.output_prefix,
+                max_bytes=settings.object_bytes,
+                limiter=self._store_limiter,
+            ),
+            record=record,  # type: ignore[arg-type]
+            space=self._space,
+            checkpoints=parts.checkpoints,
+            roles=parts.roles,
+            limits=Limits(settings.job_time_limit_s, settings.job_time_limits),
+            backoff=Backoff(settings.backoff_base_s, settings.backoff_cap_s, parts.rng),
+            scratch=self._scratch,
+            metrics=parts.metrics,
+            finished=self._finished,
+        )
+
+    def _make_claimer(self, start: Callable[[Attempt], None]) -> Claimer:
+        parts, settings = self.parts, self.parts.settings
+        has = [*parts.checkpoints, *([f"space:{self._space.id}"] if self._space else [])]
+        return Claimer(
+            parts.database,
+            self.worker,
+            appetite=Appetite(settings.lane_weights, settings.claim_ahead_s),
+            types=self._types,
+            checkpoints=has,
+            attempts=self._attempts,
+            costs=self._costs,
+            start=lambda job: start(self._attempts.add(job)),
+            rules=parts.rules,
+            poll_s=settings.poll_interval_s,
+            clock=parts.clock,
+            rng=parts.rng,
+            limiter=self._database_limiter,
+            metrics=parts.metrics,
+            health=parts.health,
+        )
+
+    def _reaper(self) -> Reaper:
+        settings = self.parts.settings
+        return Reaper(
+            self.parts.database,
+            lease_s=settings.lease,
+            every_s=min(settings.beat, 5.0) / 2,
+            rules=self.parts.rules,
+            clock=self.parts.clock,
+            limiter=self._database_limiter,
+            metrics=self.parts.metrics,
+        )
+
+    def _maintenance(self) -> Maintenance:
+        settings = self.parts.settings
+        return Maintenance(
+            self.parts.database,
+            self.parts.store,
+            output=settings.output_prefix,
+            rules=self.parts.rules,
+            history_kept=timedelta(seconds=settings.history_kept),
+            clock=self.parts.clock,
+            limiter=self._database_limiter,
+        )
+
+    # --- what the parts ask of each other ---
+
+    def _types(self) -> Sequence[str]:
+        """What can be run now: nothing while the executor is not ready."""
+        info = self._executor.info
+        return info.types if info is not None else ()
+
+    def _lease_is_lost(self) -> bool:
+        return self._lease.lost
+
+    def _finished(self, attempt: Attempt) -> None:
+        self._attempts.remove(attempt)
+        if "infer" in attempt.timings:
+            self._costs.learn(attempt.job.type, attempt.timings["infer"] + attempt.timings.get("prepare", 0.0))
+        if self._claimer is not None:
+            self._claimer.wake()
+
+    def _cancel(self, id_: uuid.UUID) -> None:
+        if (attempt := self._attempts.get(id_)) is not None:
+            attempt.stop(Stop.CANCELLED)
+
+    async def _reconcile(self, rows: Callable[[], Awaitable[Sequence[Running]]]) -> None:
+        if self._claimer is not None:
+            await self._claimer.reconcile(rows)
+
+    async def _report(self) -> None:
+        """Feeds health and metrics, and wakes the claim loop when the executor has become ready."""
+        health, metrics, executor = self.parts.health, self.parts.metrics, self._executor
+        before = executor.state
+        while True:
+            health.tick("loop")
+            health.report("executor", ok=executor.state is ExecutorState.READY, why=executor.last_error or executor.state)
+            metrics.set("jobs_in_hand", len(self._attempts))
+            metrics.set("beat_age_seconds", self._lease.age_s)
+            if executor.state is not before and executor.state is ExecutorState.READY and self._claimer is not None:
+                self._claimer.wake()
+            before = executor.state
+            await self.parts.clock.sleep(0.2)
