@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from handlers.protocol import Limits
+
 
 class Media(StrEnum):
     """What kind of bytes an input is; the runtime checks it by decoding, never by the name of the object."""
@@ -111,8 +113,14 @@ InferFunction = Callable[[Any, Sequence[Any]], Sequence[Any]]
 class Context(Protocol):
     """What a running handler may ask of the runtime. Every `await` here is a place where a cancel takes effect."""
 
+    limits: Limits
+    """What a decoder may take for this job's inputs."""
+
     async def cpu(self, function: Callable[..., T], *args: Any) -> T:
         """Runs `function(*args)` in the bounded thread pool for decoding and encoding."""
+
+    async def prepare(self, function: Callable[..., T], checkpoint: str, *args: Any) -> T:
+        """Runs `function(processor, *args)` as `cpu` does, with the processor (tokenizer, sizes) of a checkpoint."""
 
     async def infer(
         self, function: InferFunction, checkpoint: str, samples: Sequence[Any], *, key: Hashable = ()

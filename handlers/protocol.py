@@ -6,17 +6,27 @@ the whole of what it may say. `Order.key` names one attempt of a job and stands 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 PROTOCOL_VERSION = 1
 
+#: A longer line from the executor is a breach of the protocol: its sender is ended.
+MAX_LINE_BYTES = 64 << 20
+
+#: `Failure.type` of a job that was ended for `Cancel(reason="interrupted")`. It stands in lines alone and on no row:
+#: an interruption is no failure of the job. The other reasons answer with `Cancelled` and `Timeout` (`ErrorType`).
+INTERRUPTED = "Interrupted"
+
 
 class Line(BaseModel):
     """Base of every line, and of the objects in it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    # A NaN must not become a null or a word on its way: `constants` keeps it, for `unstorable` to be found.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 # --- courier -> executor ---------------------------------------------------------------------------------------------
@@ -73,6 +83,8 @@ class Order(Line):
     scratch: str
     """The folder that outputs are written to; empty, exists."""
     seed: int
+    limits: Limits | None = None
+    """What a decoder may take where the inputs' buckets have limits of their own; None: those of Hello."""
     embed: tuple[str, ...] = ()
     """Pointers (`inputs/image`) of the items whose content lacks its embedding."""
     embed_outputs: bool = False
@@ -87,7 +99,7 @@ class Run(Line):
 
 
 class Cancel(Line):
-    """Ends one job."""
+    """Ends one job; its answer is an Outcome like any other, which may still be a success that came first."""
 
     op: Literal["cancel"] = "cancel"
     key: str
@@ -168,7 +180,12 @@ class Embedding(Line):
 
 
 class Timings(Line):
-    """Seconds of an attempt inside the executor; `wait` is what its samples waited for the device."""
+    """Seconds of an attempt inside the executor.
+
+    `prepare`: until the first `infer`; `finish`: after the last. `wait`: what its samples waited for the device (the
+    mean of one call's samples, summed over the calls). `infer`: its share of the batches it was in, so that the
+    `infer` of all jobs adds up to the seconds of the device.
+    """
 
     prepare: float = 0
     wait: float = 0
@@ -212,3 +229,25 @@ FromExecutor = Annotated[Ready | Beat | Progress | Outcomes, Field(discriminator
 
 to_executor: TypeAdapter[Hello | Run | Cancel | Stop] = TypeAdapter(ToExecutor)
 from_executor: TypeAdapter[Ready | Beat | Progress | Outcomes] = TypeAdapter(FromExecutor)
+
+#: A line without any of these holds nothing that `unstorable` would find: the walk is saved for nearly all.
+_MARKS = (b"\\u0000", b"NaN", b"Infinity")
+
+
+def may_be_unstorable(line: bytes) -> bool:
+    """Whether a line of JSON is worth a walk with `unstorable`."""
+    return any(mark in line for mark in _MARKS)
+
+
+def unstorable(value: object) -> str | None:
+    """What JSON allows (or Python's JSON does) and Postgres cannot hold, in words; None where all is well."""
+    if isinstance(value, str):
+        return "a NUL character" if "\x00" in value else None
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"the number {value}"
+    inner: list[object] = []
+    if isinstance(value, Mapping):
+        inner = [*value.keys(), *value.values()]
+    elif isinstance(value, Sequence):
+        inner = list(value)
+    return next((found for each in inner if (found := unstorable(each)) is not None), None)

@@ -18,7 +18,7 @@ _BUILT_IN = (
     "handlers.image.embed:EmbedImage",
     "handlers.text.embed:EmbedText",
 )
-_FOR_TESTS = ("handlers.test.noop:Noop",)
+_FOR_TESTS = ("handlers.test.fault:Fault", "handlers.test.noop:Noop")
 
 
 class DuplicateType(Exception):

@@ -79,9 +79,7 @@ def _term(token: str, body: str) -> str:
 def _between_terms(words: list[str]) -> list[str]:
     """Leaves an `or` only between two terms: one whose neighbour was unwanted, or nothing, joins nothing."""
     kept: list[str] = []
-    for i, word in enumerate(words):
-        if word != "or":
-            kept.append(word)
-        elif kept and kept[-1] != "or" and i + 1 < len(words):
+    for word in words:
+        if word != "or" or (kept and kept[-1] != "or"):
             kept.append(word)
     return kept[:-1] if kept and kept[-1] == "or" else kept

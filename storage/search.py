@@ -153,8 +153,8 @@ class Hit:
 SPACE = text("SELECT id, dimension FROM embedding_spaces WHERE id = :space OR (:space IS NULL AND state = 'active')")
 
 # Local to the transaction. Iterative: a filter makes the scan go on until enough has passed it, in place of coming back
-# with what little of the first ef_search passed. Its bounds are rows and a multiple of work_mem. No sequential scans: of a
-# filter that is a subquery the planner knows nothing, guesses that little passes, and would sort the whole space.
+# with what little of the first ef_search passed; its bounds are rows and a multiple of work_mem. No sequential scans:
+# of a filter that is a subquery the planner knows nothing, guesses that little passes, and would sort the whole space.
 SCAN = text("""
     SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', :ef_search, true),
            set_config('hnsw.max_scan_tuples', '200000', true), set_config('hnsw.scan_mem_multiplier', '32', true),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Up to so many filtered rows are compared one by one, which misses nothing; beyond, an index walk meets enough of them.
+#: Up to so many filtered rows are compared one by one, which misses nothing; beyond, an index walk meets enough of
+#: them soon.
 FEW = 5000
 #: Private use characters around the matches in an excerpt; taken out of the text first.
 MARK_START, MARK_END = "\ue000", "\ue001"
@@ -108,7 +109,7 @@ def _pictures(parts: Parts) -> str:
              FROM (SELECT DISTINCT content FROM few) AS picked JOIN embeddings e ON e.content = picked.content
              WHERE (SELECT by_few FROM told) AND {wanted} {order})
             UNION ALL
-            ({walk} AND NOT (SELECT by_few FROM told){_passes(parts, 'e')} {order})"""
+            ({walk} AND NOT (SELECT by_few FROM told){_passes(parts, "e")} {order})"""
     else:
         nearest = f"{walk} {order}"
     # The index may give them a little out of order, and the floor must not be in the scan: it would never end.
@@ -127,18 +128,18 @@ def _said(parts: Parts) -> str:
     passes = "true"
     if parts.by_job or parts.by_content:
         passes = f"""CASE WHEN (SELECT by_few FROM told) THEN one.content IN (SELECT content FROM few)
-                          ELSE true{_passes(parts, 'one')} END"""
+                          ELSE true{_passes(parts, "one")} END"""
     # OFFSET 0 keeps the last filters above the sort: they are asked of the best until enough have passed, not of all.
     return f"""
         SELECT best.*, row_number() OVER (ORDER BY best.relevance DESC, best.content) AS rank FROM (
             SELECT one.* FROM (
                 SELECT any_.* FROM (
                     SELECT DISTINCT ON (t.content) t.content, t.seq,
-                           ts_rank_cd(t.words, {_tsquery('t', 'words')}, 1) AS relevance
-                    FROM texts t WHERE {_says('t', 'words')} AND {_not_excluded('t')}{_shown(parts, 't')}
+                           ts_rank_cd(t.words, {_tsquery("t", "words")}, 1) AS relevance
+                    FROM texts t WHERE {_says("t", "words")} AND {_not_excluded("t")}{_shown(parts, "t")}
                     ORDER BY t.content, relevance DESC, t.seq DESC
                 ) AS any_ ORDER BY any_.relevance DESC, any_.content OFFSET 0
-            ) AS one WHERE {passes}{_not_unwanted(parts, 'one')} LIMIT :candidates
+            ) AS one WHERE {passes}{_not_unwanted(parts, "one")} LIMIT :candidates
         ) AS best"""
 
 
@@ -230,8 +231,8 @@ def _excerpt() -> str:
     options = f"StartSel={MARK_START}, StopSel={MARK_END}, MaxWords=35, MinWords=15"
     return f"""(
         SELECT CASE WHEN min(at) > 0 THEN substr(plain, greatest(min(at) - 60, 1), 240)
-                    ELSE ts_headline(CASE WHEN {ENGLISH.format(t='t')} THEN 'english' ELSE 'simple' END::regconfig,
-                                     plain, {_tsquery('t', 'words')}, '{options}') END
+                    ELSE ts_headline(CASE WHEN {ENGLISH.format(t="t")} THEN 'english' ELSE 'simple' END::regconfig,
+                                     plain, {_tsquery("t", "words")}, '{options}') END
         FROM (SELECT {plain} AS plain) AS p
         LEFT JOIN LATERAL (
             SELECT nullif(strpos(lower(plain), l), 0) AS at FROM unnest(CAST(:literals AS text[])) AS l
@@ -255,7 +256,7 @@ def _lies(parts: Parts) -> str:
 
 def _made(parts: Parts) -> str:
     """artifacts_content."""
-    mine = " AND EXISTS (SELECT FROM jobs j WHERE j.id = a.job_id AND j.tenant = ANY(:tenants))" if parts.tenants else ""
+    mine = _shown(parts, "a")
     return f"""
         SELECT 's3://' || a.bucket || '/' || a.key AS uri, a.media_type FROM artifacts a
         WHERE a.content = f.content{mine} ORDER BY a.created_at DESC, a.key LIMIT 1"""
@@ -265,5 +266,5 @@ def _jobs(parts: Parts) -> str:
     """job_inputs_content, artifacts_content."""
     return f"""
         SELECT jsonb_agg(jsonb_build_object('id', k.id, 'type', k.type, 'labels', d.labels) ORDER BY k.id DESC) AS jobs
-        FROM (SELECT DISTINCT id, type FROM ({_knowing(parts, 'f.content')}) AS any_ ORDER BY id DESC LIMIT 20) AS k
+        FROM (SELECT DISTINCT id, type FROM ({_knowing(parts, "f.content")}) AS any_ ORDER BY id DESC LIMIT 20) AS k
         LEFT JOIN job_details d ON d.id = k.id"""

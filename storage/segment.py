@@ -1,8 +1,9 @@
 """Segments Chinese and Japanese text for full-text search.
 
 Postgres splits words at spaces, which these scripts do not write. Runs of them become overlapping pairs of characters,
-as Lucene's CJKBigramFilter does it: no dictionary, and a query finds them anywhere. As with its `outputUnigrams`, single
-characters are indexed too, because many a word is one (猫, 山); each once, at the end, where they part no phrase.
+as Lucene's CJKBigramFilter does it: no dictionary, and a query finds them anywhere. As with its `outputUnigrams`,
+single characters are indexed too, because many a word is one (猫, 山): once each, at the end, where they part no
+phrase.
 """
 
 from __future__ import annotations

@@ -120,9 +120,9 @@ class Claimer:
         while not self._stopped:
             self._wake = anyio.Event()
             took = await self._claim()
-            self._health.tick("claim")
             if not took and not self._stopped:
                 await self._rest()
+        self._health.rest("claim")
         self._ended.set()
 
     async def reconcile(self, rows: Callable[[], Awaitable[Sequence[Running]]]) -> None:
@@ -137,7 +137,10 @@ class Claimer:
         types = self._types()
         wanted = shares(self._appetite, types, self._costs, [attempt.job.type for attempt in self._attempts])
         if not wanted:
+            # Full, or the executor is not ready: no claim is due, and none can have stalled.
+            self._health.rest("claim")
             return 0
+        self._health.expect("claim")
         async with self._claiming:
             try:
                 jobs = await anyio.to_thread.run_sync(self._take, wanted, limiter=self._limiter)
@@ -146,10 +149,12 @@ class Claimer:
             except DatabaseError as error:
                 self._metrics.count("database_errors_total", what="claim")
                 log.warning("cannot claim", error=str(error))
-                self._health.report("database", ok=not isinstance(error, Unreachable), why=str(error))
+                if isinstance(error, Unreachable):
+                    self._health.report("database", ok=False, why=str(error))
                 await self._clock.sleep(min(self._poll_s, 1.0))
                 return 0
-            self._health.report("database", ok=True)
+            self._health.report("database", ok=True, why="answers claims")
+            self._health.tick("claim")
             for job in jobs:
                 if self._stopped:
                     break
@@ -162,6 +167,8 @@ class Claimer:
                 await anyio.to_thread.run_sync(self._hand_back, rest, limiter=self._limiter)
         self._metrics.count("claims_total")
         self._metrics.count("claimed_jobs_total", len(jobs))
+        for job in jobs:
+            self._metrics.observe("queue_seconds", job.queued_s, type=job.type, lane=job.lane)
         return len(jobs)
 
     def _take(self, wanted: Sequence[Want]) -> list[ClaimedJob]:

@@ -326,13 +326,17 @@ class Life:
     async def _report(self) -> None:
         """Feeds health and metrics, and wakes the claim loop when the executor has become ready."""
         health, metrics, executor = self.parts.health, self.parts.metrics, self._executor
-        before = executor.state
+        before, starts = executor.state, 1
         while True:
+            ready = executor.state is ExecutorState.READY
             health.tick("loop")
-            health.report("executor", ok=executor.state is ExecutorState.READY, why=executor.last_error or executor.state)
-            metrics.set("jobs_in_hand", len(self._attempts))
+            health.report("executor", ok=ready, why=executor.state if ready else executor.last_error or executor.state)
             metrics.set("beat_age_seconds", self._lease.age_s)
-            if executor.state is not before and executor.state is ExecutorState.READY and self._claimer is not None:
+            metrics.set("jobs_in_hand", len(self._attempts))
+            if ready and before is not executor.state and self._claimer is not None:
                 self._claimer.wake()
+            if executor.starts > starts:
+                metrics.count("executor_restarts_total", executor.starts - starts, reason="died")
+                starts = executor.starts
             before = executor.state
             await self.parts.clock.sleep(0.2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from handlers.protocol import Hello, Limits
-from worker.executor import ExecutorSettings, Patience
+from worker.executor import ExecutorSettings, Timeouts
 from worker.parts import Parts
 from worker.sandbox import Rlimits, View
 
@@ -43,5 +43,5 @@ def executor_settings(parts: Parts, scratch: Path) -> ExecutorSettings:
         command=command,
         hello=hello,
         capacity=CAPACITY,
-        patience=Patience(start_s=settings.executor_start_s),
+        timeouts=Timeouts(start_s=settings.executor_start_s),
     )

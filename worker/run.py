@@ -210,8 +210,9 @@ class Runner:
             yield
         finally:
             seconds = time.monotonic() - started
-            attempt.timings[name] = round(seconds, 6)
-            self._metrics.observe("stage_seconds", seconds, stage=name, type=attempt.job.type)
+            if name != "execute":  # its parts are what the executor says: prepare, wait, infer, finish
+                attempt.timings[name] = round(seconds, 6)
+                self._metrics.observe("stage_seconds", seconds, stage=name, type=attempt.job.type)
 
     async def _scratch_folder(self, job: ClaimedJob, held: AsyncExitStack) -> Path:
         folder = self._scratch / job.fence.key.replace(":", "-")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from handlers.declaration import Context, Handler, Job, Media, Params, Result, Named
+from handlers.declaration import Context, Handler, Job, Media, Named, Params, Result
 
 
 class NoopParams(Params):

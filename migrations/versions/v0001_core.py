@@ -212,6 +212,8 @@ CREATE TABLE contents (
     probe      jsonb,
     first_seen timestamptz NOT NULL DEFAULT now()
 );
+-- search: filter by time
+CREATE INDEX contents_first_seen ON contents (first_seen);
 
 CREATE TABLE objects (
     bucket     text NOT NULL,

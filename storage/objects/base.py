@@ -272,7 +272,7 @@ class _Transfer:
         self.reset()
 
     def finish(self) -> Pinned:
-        """What was read. Raises DigestMismatch for other bytes than asked for, BodyDamaged for others than were sent."""
+        """What was read. Raises DigestMismatch for other bytes than asked for, BodyDamaged for other than were sent."""
         info, sha256 = self._info, self._digest.hexdigest()
         assert info is not None
         if self._told is not None and self._told != sha256:

@@ -160,12 +160,13 @@ class LocalStore(ObjectStore):
             raise ObjectMissing(uri, f"has no version {shown(ref.version_id)}: a local folder keeps no versions", fix)
         *folders, name = path_of(uri.key)
         with _errors(uri), self._folder_of(uri, folders) as folder:
-            file = os.fdopen(os.open(name, _FILE, dir_fd=folder), "rb", buffering=0)
-        with file:
-            found = os.fstat(file.fileno())
+            descriptor = os.open(name, _FILE, dir_fd=folder)
+        with ExitStack() as stack:
+            stack.callback(os.close, descriptor)
+            found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise ObjectMissing(uri, "there is no such object: a folder or a special file is there", _MISSING)
-            yield file, self._info(uri, found)
+            yield stack.enter_context(open(descriptor, "rb", buffering=0, closefd=False)), self._info(uri, found)
 
     @contextmanager
     def _folder_of(self, uri: ObjectUri, folders: list[str], *, make: bool = False) -> Iterator[int]:

@@ -87,7 +87,7 @@ class S3Store(ObjectStore):
         sleep: Callable[[float], None] = time.sleep,
         seed: int | None = None,
     ) -> None:
-        """Speaks to no server yet. Raises StoreUnavailable where boto3 cannot work with the options."""
+        """Speaks to no server yet. Raises ValueError or StoreUnavailable where boto3 cannot work with the options."""
         options = options or S3Options()
         if options.part_bytes < LEAST_PART_BYTES:
             raise ValueError(f"part_bytes is {options.part_bytes}; S3 wants at least {LEAST_PART_BYTES}")

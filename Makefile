@@ -1,0 +1,53 @@
+# `make` alone lists the targets. Python 3.11 or 3.12 and make are all that has to be there before.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format lock soak setup clean
+
+BOOTSTRAP := python3 -m deploy.bootstrap
+BIN := .venv/bin
+EXECUTOR := .venv-executor/bin/python
+
+JOBS ?= 20000
+SEED ?= 1
+MINUTES ?= 10
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: ## set up, then see the main job done: pictures captioned, embedded and found again
+	@$(BOOTSTRAP) demo
+	@$(BIN)/python -m console.demo
+
+test: ## set up, then lint and the whole suite, against real servers
+	@$(BOOTSTRAP) test
+	@$(MAKE) lint
+	@$(BIN)/python -m pytest --ignore=tests/handlers
+	@OMP_NUM_THREADS=1 $(EXECUTOR) -m pytest tests/handlers
+
+lint: ## ruff, mypy, import contracts, lock files, generated pages
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m deploy.locks check
+	@$(if $(wildcard console/docs.py),$(BIN)/python -m console.docs --check)
+
+format: ## what ruff can mend by itself
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: ## resolve the lock files anew, keeping pins (UPGRADE=1: the newest)
+	@$(BOOTSTRAP) test
+	@$(BIN)/python -m deploy.locks compile --uv "$$PWD/.tools/uv/bin/uv" $(if $(UPGRADE),--upgrade)
+
+soak: ## the long chaos run: make soak JOBS=20000 SEED=1 MINUTES=10
+	@$(BOOTSTRAP) test
+	@$(BIN)/python -m tests.chaos.soak --jobs $(JOBS) --seed $(SEED) --minutes $(MINUTES)
+
+setup: ## only the set-up, for everything
+	@$(BOOTSTRAP) test
+
+clean: ## remove what the set-up and the tools have made
+	rm -rf .venv .venv-executor .tools .servers .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,130 @@
+"""The vector of what is searched for: known already, or made by a running worker as a small interactive job.
+
+So the command line needs no torch, and answers in the time that a worker takes for one small batch.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from console.compose import Deployment
+from console.uploads import QUERIES, local_file, upload, upload_place
+from intake.admission import new_job
+from intake.identity import new_id
+from intake.message import parse
+from storage import jobs, spaces
+from storage.overview import live_workers
+from storage.search import vector_of
+from storage.submit import submit
+
+if TYPE_CHECKING:
+    from storage.database import Database
+    from storage.spaces import Space
+
+#: A worker that lives answers in far less; one that is still loading its models needs more.
+TIMEOUT_S = 60.0
+#: Before whatever else is in the lane: somebody sits there and waits.
+PRIORITY = 100
+_QUICK_S, _QUICK_PAUSE_S, _PAUSE_S = 1.0, 0.004, 0.05
+
+
+class NoVector(Exception):
+    """What was asked for has no vector and nobody makes one; the message says why, and what would help."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryVector:
+    """A vector and the space that it can be compared in."""
+
+    vector: str
+    """pgvector's text form."""
+    space: Space
+
+
+def of_text(deployment: Deployment, text: str, *, timeout_s: float = TIMEOUT_S) -> QueryVector:
+    """The vector of a text in the active space. Raises NoVector."""
+    space = _active(deployment.database)
+    params = {"texts": [text], "checkpoint": space.checkpoint}
+    return _made(deployment, space, {"type": "text.embed", "params": params}, timeout_s)
+
+
+def of_picture(deployment: Deployment, picture: str, *, timeout_s: float = TIMEOUT_S) -> QueryVector:
+    """The vector of a local file or an object (`s3://bucket/key`); none is made where the content has one already.
+
+    Raises NoVector, and CommandFailed for a file that cannot be read.
+    """
+    space = _active(deployment.database)
+    reference: str | Mapping[str, str] = picture
+    if "://" not in picture:
+        file = local_file(
+            Path(picture).expanduser(), upload_place(deployment.settings, deployment.bucket_rules, QUERIES)
+        )
+        with deployment.database.transaction() as connection:
+            known = vector_of(connection, file.sha256)
+        if known is not None:
+            return QueryVector(known, space)
+        _check_worker(deployment)
+        upload(deployment.store, file)
+        reference = file.reference
+    message = {
+        "type": "image.embed",
+        "inputs": {"images": [reference]},
+        "params": {"vectors": True, "checkpoint": space.checkpoint},
+        "embed": False,  # a question is no part of the library
+    }
+    return _made(deployment, space, message, timeout_s)
+
+
+def _active(database: Database) -> Space:
+    with database.transaction() as connection:
+        active = [space for space in spaces.live(connection) if space.state == "active"]
+    if not active:
+        raise NoVector("no picture has been embedded yet: the first `mediamill worker` makes the embedding space")
+    return active[0]
+
+
+def _check_worker(deployment: Deployment) -> None:
+    with deployment.database.transaction() as connection:
+        if not live_workers(connection, lease_s=deployment.settings.lease):
+            raise NoVector("no worker is running that could embed the query: start one with `mediamill worker`")
+
+
+def _made(deployment: Deployment, space: Space, message: Mapping[str, Any], timeout_s: float) -> QueryVector:
+    _check_worker(deployment)
+    deadline = datetime.now(UTC) + timedelta(seconds=timeout_s)
+    spec = parse(
+        {**message, "lane": "interactive", "priority": PRIORITY, "max_attempts": 1, "deadline": deadline.isoformat()},
+        deployment.registry,
+        deployment.message_rules,
+    )
+    id_ = new_id()
+    submit(deployment.database, [new_job(spec, id_)])
+    _wait(deployment, id_, timeout_s)
+    with deployment.database.transaction() as connection:
+        record = jobs.show(connection, id_)
+    assert record is not None
+    if record.job["state"] != "succeeded":
+        error = record.job["error"] or {}
+        raise NoVector(f"the query could not be embedded: {error.get('type', '')}: {error.get('message', '')}")
+    return QueryVector(json.dumps(record.job["result"]["vectors"][0]), space)
+
+
+def _wait(deployment: Deployment, id_: uuid.UUID, timeout_s: float) -> None:
+    """Until the job has ended. Raises NoVector, with the job cancelled, when nobody took it in time."""
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < timeout_s:
+        with deployment.database.transaction() as connection:
+            ended = jobs.finished_at(connection, [id_])[id_][1] is not None
+        if ended:
+            return
+        time.sleep(_QUICK_PAUSE_S if waited < _QUICK_S else _PAUSE_S)
+    rules = deployment.settle_rules
+    deployment.database.retrying(lambda connection: jobs.cancel(connection, [id_], rules))
+    raise NoVector(f"no worker embedded the query within {timeout_s:.0f} s: see `mediamill top`")

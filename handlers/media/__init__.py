@@ -1,0 +1,1 @@
+"""Reading media that nobody vouches for: by content, under limits, with a sentence for whatever is wrong."""

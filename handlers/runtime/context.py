@@ -1,0 +1,210 @@
+"""What a running handler asks of the runtime: `handlers.declaration.Context`, for one attempt."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+import struct
+import time
+from base64 import b64encode
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from handlers.declaration import InferFunction, TextKind
+from handlers.errors import HandlerBug
+from handlers.models import FAMILIES
+from handlers.protocol import CheckpointSpec, Embedding, Limits, Order, OutputFile, Progress, Text
+from handlers.runtime.hub import Hub, UnknownCheckpoint
+from handlers.runtime.outcome import clean
+from handlers.runtime.scheduler import Scheduler, Usage
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_EMBED_ROLE = "embed"
+_ROLE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_SUFFIX = re.compile(r"(\.[a-z0-9]{1,16}){1,3}")
+_MAX_NOTE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Embedder:
+    """How a family makes vectors: `prepare(processor, image)` on the CPU, then `infer` on the device."""
+
+    prepare: Callable[[Any, Any], Any]
+    infer: InferFunction
+
+
+def embedder_of(spec: CheckpointSpec) -> Embedder:
+    """The `prepare_image` and `embed_images` of a checkpoint's family."""
+    module = importlib.import_module(FAMILIES[spec.family])
+    return Embedder(module.prepare_image, module.embed_images)
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What all attempts share."""
+
+    hub: Hub
+    scheduler: Scheduler
+    cpu: anyio.CapacityLimiter
+    roles: Mapping[str, str]
+    limits: Limits
+    tell: Callable[[Progress], None]
+    #: Where the attempts' embeddings run beside their handlers.
+    tasks: TaskGroup
+    embedder_of: Callable[[CheckpointSpec], Embedder] = embedder_of
+    clock: Callable[[], float] = time.monotonic
+    #: Between two words about one job's progress, in seconds.
+    progress_every_s: float = 0.5
+
+
+class AttemptContext:
+    """The context of one attempt, and what came together in it."""
+
+    def __init__(self, order: Order, tools: Tools) -> None:
+        self._order = order
+        self._tools = tools
+        self._scratch = Path(order.scratch)
+        self.limits = order.limits or tools.limits
+        self._told = -float("inf")
+        self.usage = Usage(order.key)
+        self.cpu_calls = 0
+        self.first_infer: float | None = None
+        self.last_infer: float | None = None
+        self.files: list[OutputFile] = []
+        self.texts: list[Text] = []
+        self.probes: dict[str, dict[str, Any]] = {}
+        self.embeddings: list[Embedding] = []
+        self._embedding: set[anyio.CancelScope] = set()
+        self._embedded = anyio.Event()
+
+    async def cpu(self, function: Callable[..., T], *args: Any) -> T:
+        self.cpu_calls += 1
+        try:
+            result = await anyio.to_thread.run_sync(function, *args, limiter=self._tools.cpu)
+            # A cancel meanwhile had to await the thread, and would otherwise take effect only at the next call.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            return result
+        finally:
+            self.cpu_calls -= 1
+
+    async def prepare(self, function: Callable[..., T], checkpoint: str, *args: Any) -> T:
+        name = self._tools.roles.get(checkpoint, checkpoint)
+
+        def prepared() -> T:
+            # Loaded in the pool too: a tokenizer takes a while to read.
+            return function(self._tools.hub.processor(name), *args)
+
+        try:
+            return await self.cpu(prepared)
+        except UnknownCheckpoint as error:
+            raise HandlerBug(str(error)) from error
+
+    async def infer(
+        self, function: InferFunction, checkpoint: str, samples: Sequence[Any], *, key: Hashable = ()
+    ) -> list[Any]:
+        if self.first_infer is None:
+            self.first_infer = self._tools.clock()
+        name = self._tools.roles.get(checkpoint, checkpoint)
+        try:
+            return await self._tools.scheduler.infer(self.usage, function, name, samples, key)
+        except UnknownCheckpoint as error:
+            raise HandlerBug(str(error)) from error
+        finally:
+            self.last_infer = self._tools.clock()
+
+    def embed(self, image: Any, *, of: str) -> None:
+        wanted = self._order.embed_outputs if of.startswith("outputs/") else of in self._order.embed
+        if wanted and (name := self._tools.roles.get(_EMBED_ROLE)) is not None:
+            scope = anyio.CancelScope()
+            self._embedding.add(scope)
+            self._tools.tasks.start_soon(self._embed, scope, name, image, of)
+
+    def progress(self, fraction: float, note: str = "") -> None:
+        now = self._tools.clock()
+        if now - self._told < self._tools.progress_every_s:
+            return
+        self._told = now
+        fraction = min(1.0, max(0.0, float(fraction)))
+        self._tools.tell(Progress(key=self._order.key, fraction=fraction, note=clean(str(note))[:_MAX_NOTE]))
+
+    def output(self, role: str, suffix: str, media_type: str) -> Path:
+        if not _ROLE.fullmatch(role) or not _SUFFIX.fullmatch(suffix):
+            raise HandlerBug(f"output {role!r} with suffix {suffix!r}: names are like `picture`, suffixes like `.png`")
+        if any(file.role == role for file in self.files):
+            raise HandlerBug(f"output {role!r} was declared twice: give each file a role of its own")
+        path = self._scratch / f"{role}{suffix}"
+        self.files.append(OutputFile(role=role, path=str(path), media_type=media_type))
+        return path
+
+    def text(
+        self,
+        kind: TextKind,
+        text: str,
+        *,
+        of: str,
+        language: str | None = None,
+        segments: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        parts = [dict(segment) for segment in segments]
+        self.texts.append(Text(of=of, kind=kind.value, text=text, language=language, segments=parts))
+
+    def probe(self, of: str, facts: Mapping[str, Any]) -> None:
+        self.probes[of] = dict(facts)
+
+    def is_only_waiting(self) -> bool:
+        """Whether nothing of this job runs now, and a sample of it waits for the device."""
+        return self.usage.queued > 0 and self.usage.on_device == 0 and self.cpu_calls == 0
+
+    def check_files(self) -> None:
+        """Raises HandlerBug where an output that was declared is not there as a plain file in scratch."""
+        for file in self.files:
+            path = Path(file.path)
+            if path.is_symlink() or not path.is_file():
+                raise HandlerBug(f"output {file.role!r} was declared and not written: there is no file {path.name}")
+
+    async def embedded(self) -> None:
+        """Returns when the embeddings that were asked for are done."""
+        while self._embedding:
+            await self._embedded.wait()
+
+    async def drop_embeddings(self) -> None:
+        """Ends those that are not done, and returns when nothing of them runs."""
+        for scope in self._embedding:
+            scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self.embedded()
+
+    async def _embed(self, scope: anyio.CancelScope, checkpoint: str, image: Any, of: str) -> None:
+        try:
+            with scope:
+                self.embeddings.append(await self._vector(checkpoint, image, of))
+        except Exception:  # the job has its result, and a job of its own will make this vector
+            log.warning("the embedding of %s of job %s failed", of, self._order.key, exc_info=True)
+        finally:
+            self._embedding.discard(scope)
+            if not self._embedding:
+                self._embedded.set()
+                self._embedded = anyio.Event()
+
+    async def _vector(self, checkpoint: str, image: Any, of: str) -> Embedding:
+        embedder = self._tools.embedder_of(self._tools.hub.spec(checkpoint))
+
+        def prepare() -> Any:
+            return embedder.prepare(self._tools.hub.processor(checkpoint), image)
+
+        sample = await self.cpu(prepare)
+        shape = getattr(sample, "shape", ())
+        vector = (await self._tools.scheduler.infer(self.usage, embedder.infer, checkpoint, [sample], shape))[0]
+        packed = struct.pack(f"<{len(vector)}f", *vector)
+        return Embedding(of=of, checkpoint=checkpoint, dimension=len(vector), vector=b64encode(packed).decode())

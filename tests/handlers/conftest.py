@@ -1,0 +1,161 @@
+"""Tiny checkpoints, and a context that runs a handler without scheduler, process or threads."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+import handlers.models
+from handlers.declaration import Handler, InferFunction, Job, TextKind
+from handlers.models.blip_caption import Blip
+from handlers.models.clip import Clip
+from handlers.protocol import CheckpointSpec, Limits
+
+T = TypeVar("T")
+
+LIMITS = Limits(max_bytes=64 << 20, max_pixels=50_000_000, max_frames=100)
+ROLES = {"caption": "tiny-blip-caption", "embed": "tiny-clip"}
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the checkpoints of random weights."""
+    import torch
+
+    import toyworld.tiny
+
+    torch.set_num_threads(1)
+    home: Path = tmp_path_factory.mktemp("models")
+    toyworld.tiny.make(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def specs(tiny_home: Path) -> dict[str, CheckpointSpec]:
+    """The tiny checkpoints by family."""
+    return {
+        family: CheckpointSpec(name=name, family=family, path=str(tiny_home / name), dtype="float32", digest="0" * 64)
+        for family, name in (("blip_caption", "tiny-blip-caption"), ("clip", "tiny-clip"))
+    }
+
+
+@pytest.fixture(scope="session")
+def blip(specs: dict[str, CheckpointSpec]) -> Blip:
+    """A loaded BLIP."""
+    model = handlers.models.load(specs["blip_caption"], "cpu")
+    assert isinstance(model, Blip)
+    return model
+
+
+@pytest.fixture(scope="session")
+def clip(specs: dict[str, CheckpointSpec]) -> Clip:
+    """A loaded CLIP."""
+    model = handlers.models.load(specs["clip"], "cpu")
+    assert isinstance(model, Clip)
+    return model
+
+
+@dataclass
+class DirectContext:
+    """`handlers.declaration.Context` that does everything at once, and remembers what it was told."""
+
+    models: Mapping[str, Any]
+    scratch: Path
+    limits: Limits = LIMITS
+    embedded: dict[str, Any] = field(default_factory=dict)
+    texts: list[tuple[TextKind, str, str, str | None]] = field(default_factory=list)
+    probes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outputs: dict[str, Path] = field(default_factory=dict)
+    keys: list[Hashable] = field(default_factory=list)
+    fractions: list[float] = field(default_factory=list)
+
+    def _model(self, checkpoint: str) -> Any:
+        return self.models[ROLES.get(checkpoint, checkpoint)]
+
+    async def cpu(self, function: Callable[..., T], *args: Any) -> T:
+        return function(*args)
+
+    async def prepare(self, function: Callable[..., T], checkpoint: str, *args: Any) -> T:
+        return function(self._model(checkpoint).processor, *args)
+
+    async def infer(
+        self, function: InferFunction, checkpoint: str, samples: Sequence[Any], *, key: Hashable = ()
+    ) -> list[Any]:
+        self.keys.append(key)
+        results = list(function(self._model(checkpoint), samples))
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return results
+
+    def embed(self, image: Any, *, of: str) -> None:
+        self.embedded[of] = image
+
+    def progress(self, fraction: float, note: str = "") -> None:
+        self.fractions.append(fraction)
+
+    def output(self, role: str, suffix: str, media_type: str) -> Path:
+        self.outputs[role] = self.scratch / f"{role}{suffix}"
+        return self.outputs[role]
+
+    def text(
+        self,
+        kind: TextKind,
+        text: str,
+        *,
+        of: str,
+        language: str | None = None,
+        segments: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.texts.append((kind, text, of, language))
+
+    def probe(self, of: str, facts: Mapping[str, Any]) -> None:
+        self.probes[of] = dict(facts)
+
+
+@pytest.fixture
+def ctx(blip: Blip, clip: Clip, tmp_path: Path) -> DirectContext:
+    """A context with both tiny models."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    return DirectContext({"tiny-blip-caption": blip, "tiny-clip": clip}, scratch)
+
+
+def job(
+    handler: Handler[Any, Any], inputs: Mapping[str, Any], *, seed: int = 7, attempt: int = 1, **params: Any
+) -> Any:
+    """A job of a handler with params as a message has them."""
+    checked = handler.params_type().model_validate(params)
+    return Job(id=uuid.UUID(int=1), attempt=attempt, params=checked, inputs=inputs, seed=seed)
+
+
+def picture(
+    color: str = "red", shape: str = "ellipse", size: tuple[int, int] = (320, 240), ground: str = "white"
+) -> Any:
+    """A plain drawing (PIL, RGB)."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", size, ground)
+    width, height = size
+    getattr(ImageDraw.Draw(image), shape)((width // 5, height // 6, width * 3 // 5, height * 3 // 4), fill=color)
+    return image
+
+
+def encoded(image: Any, kind: str, **options: Any) -> bytes:
+    """A picture's bytes in one of Pillow's formats."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def saved(folder: Path, data: bytes, name: str = "object") -> Path:
+    """A file of these bytes, named as objects are: without a suffix."""
+    path = folder / name
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,120 @@
+"""Job types of every shape, for the tests of the message contract."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from handlers.declaration import Handler, Many, Media, Named, One, Params, Result
+from handlers.registry import Registry
+from intake.message import Rules
+from storage.objects.rules import BucketRules
+
+
+class Size(Params):
+    """Of a picture."""
+
+    width: int = Field(default=64, ge=8, le=4096)
+    height: int = Field(default=64, ge=8, le=4096)
+
+
+class CaptionParams(Params):
+    """Every kind of parameter."""
+
+    prompt: str | None = Field(default=None, max_length=500, description="What the caption begins with.")
+    count: int = Field(default=1, ge=1, le=16, description="How many captions.")
+    temperature: float = Field(default=1.0, gt=0, le=5)
+    mode: Literal["fast", "good"] = "good"
+    pair: tuple[int, int] = (1, 2)
+    size: Size = Size()
+    sizes: list[Size] = Field(default=[])
+    checkpoint: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CaptionParams:
+        if self.mode == "fast" and self.count > 8:
+            raise ValueError("mode fast gives at most 8 captions; write a smaller count or mode good")
+        return self
+
+
+class SpeakParams(Params):
+    """What is required."""
+
+    text: str = Field(min_length=1, max_length=1000, examples=["a red bicycle"])
+
+
+class Done(Result):
+    """Nothing to tell."""
+
+    count: int = Field(default=0, description="How many.")
+
+
+class CaptionOne(Handler[CaptionParams, Done]):
+    """Captions one picture."""
+
+    type = "image.caption"
+    version = 1
+    inputs = {"image": One(Media.IMAGE)}  # noqa: RUF012
+
+    def checkpoints(self, params: CaptionParams) -> frozenset[str]:
+        return frozenset({params.checkpoint or "caption"})
+
+
+class EmbedMany(Handler[Params, Done]):
+    """Embeds pictures."""
+
+    type = "image.embed"
+    version = 1
+    inputs = {"images": Many(Media.IMAGE, at_least=1, at_most=3)}  # noqa: RUF012
+
+    def checkpoints(self, params: Params) -> frozenset[str]:
+        return frozenset({"embed"})
+
+
+class EditNamed(Handler[Params, Done]):
+    """Edits films."""
+
+    type = "video.edit"
+    version = 1
+    inputs = {"assets": Named(Media.ANY, at_least=1), "logo": Named(Media.IMAGE)}  # noqa: RUF012
+
+    def checkpoints(self, params: Params) -> frozenset[str]:
+        return frozenset()
+
+
+class Speak(Handler[SpeakParams, Done]):
+    """Says a text."""
+
+    type = "audio.speak"
+    version = 3
+    time_limit_s = 600
+
+    def checkpoints(self, params: SpeakParams) -> frozenset[str]:
+        return frozenset()
+
+
+class Nothing(Handler[Params, Done]):
+    """Does nothing."""
+
+    type = "test.nothing"
+    version = 1
+
+    def checkpoints(self, params: Params) -> frozenset[str]:
+        return frozenset()
+
+
+REGISTRY = Registry([CaptionOne, EmbedMany, EditNamed, Speak, Nothing])
+RULES = Rules(
+    message_bytes=1 << 20,
+    nesting=64,
+    inputs_per_job=5,
+    max_attempts=3,
+    buckets=BucketRules.parse({"media": "rw", "uploads": "r", "drop-box": "w"}),
+    checkpoints=("blip-base", "clip-b32"),
+)
+
+
+def caption(**more: Any) -> dict[str, Any]:
+    """A message that is right, and what a test changes of it."""
+    return {"type": "image.caption", "inputs": {"image": "s3://media/a.png"}} | more

@@ -1,0 +1,123 @@
+"""What a worker counts and measures, for Prometheus: every name, what it means and its labels, in one place.
+
+A name is a Literal, so that a misspelt one fails the type check and not a dashboard. Values of labels come from small
+closed sets (types, lanes, states, reasons), never from messages: each combination is a series of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+CounterName = Literal[
+    "jobs_finished_total",
+    "attempts_total",
+    "claims_total",
+    "claimed_jobs_total",
+    "executor_restarts_total",
+    "leases_reclaimed_total",
+    "record_retries_total",
+    "fetched_bytes_total",
+    "stored_bytes_total",
+    "cache_hits_total",
+    "cache_misses_total",
+    "database_errors_total",
+    "store_errors_total",
+]
+HistogramName = Literal["queue_seconds", "stage_seconds", "record_batch_size"]
+GaugeName = Literal["build_info", "jobs_in_hand", "beat_age_seconds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a metric means, and how its series are told apart."""
+
+    help: str
+    labels: Sequence[str] = ()
+    buckets: Sequence[float] = ()
+
+
+# From a cache hit to an hour's transcode.
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600)
+# A backfill may wait for days.
+_QUEUE_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600)
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+COUNTERS: Final[Mapping[CounterName, Declared]] = {
+    "jobs_finished_total": Declared("Jobs that reached an end, by the state they ended in.", ("type", "state", "lane")),
+    "attempts_total": Declared("Attempts, by how they ended: one job may have several.", ("type", "ending")),
+    "claims_total": Declared("Claims that were answered, whether or not there were jobs."),
+    "claimed_jobs_total": Declared("Jobs taken from the queue."),
+    "executor_restarts_total": Declared("Executors that had to be started again.", ("reason",)),
+    "leases_reclaimed_total": Declared("Workers that this one found silent, and whose jobs it took back."),
+    "record_retries_total": Declared("Records that were written again.", ("reason",)),
+    "fetched_bytes_total": Declared("Bytes read from the object store."),
+    "stored_bytes_total": Declared("Bytes written to the object store."),
+    "cache_hits_total": Declared("Inputs that were at hand already."),
+    "cache_misses_total": Declared("Inputs that had to be fetched."),
+    "database_errors_total": Declared("Transactions that failed, by what they were for.", ("what",)),
+    "store_errors_total": Declared("Requests to the object store that failed, by what they were for.", ("what",)),
+}
+HISTOGRAMS: Final[Mapping[HistogramName, Declared]] = {
+    "queue_seconds": Declared("From when a job could run to its claim.", ("type", "lane"), _QUEUE_SECONDS),
+    "stage_seconds": Declared("Time in one stage of an attempt.", ("type", "stage"), _SECONDS),
+    "record_batch_size": Declared("Attempts recorded in one write.", (), _BATCH),
+}
+GAUGES: Final[Mapping[GaugeName, Declared]] = {
+    "build_info": Declared("1, with what is running.", ("version",)),
+    "jobs_in_hand": Declared("Attempts under way."),
+    "beat_age_seconds": Declared("Since the last beat that the database confirmed."),
+}
+PREFIX = "mediamill"
+
+
+class Metrics:
+    """One process's metrics, in a registry of their own. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._counters = {name: Counter(*_named(name, d), registry=self._registry) for name, d in COUNTERS.items()}
+        self._gauges = {name: Gauge(*_named(name, d), registry=self._registry) for name, d in GAUGES.items()}
+        self._histograms = {
+            name: Histogram(*_named(name, d), registry=self._registry, buckets=d.buckets)
+            for name, d in HISTOGRAMS.items()
+        }
+
+    def count(self, name: CounterName, n: float = 1, **labels: str) -> None:
+        """Adds `n`, which is not negative. Raises TypeError unless the labels are those that are declared."""
+        _check(name, COUNTERS[name], labels)
+        counter = self._counters[name]
+        (counter.labels(**labels) if labels else counter).inc(n)
+
+    def observe(self, name: HistogramName, value: float, **labels: str) -> None:
+        """Notes one duration (seconds) or size. Raises TypeError unless the labels are those that are declared."""
+        _check(name, HISTOGRAMS[name], labels)
+        histogram = self._histograms[name]
+        (histogram.labels(**labels) if labels else histogram).observe(value)
+
+    def set(self, name: GaugeName, value: float, **labels: str) -> None:
+        """Says how much there is now. Raises TypeError unless the labels are those that are declared."""
+        _check(name, GAUGES[name], labels)
+        gauge = self._gauges[name]
+        (gauge.labels(**labels) if labels else gauge).set(value)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus's text format (`CONTENT_TYPE`)."""
+        return generate_latest(self._registry)
+
+
+#: Of `Metrics.text`.
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def _named(name: str, declared: Declared) -> tuple[str, str, Sequence[str]]:
+    return f"{PREFIX}_{name}", declared.help, declared.labels
+
+
+def _check(name: str, declared: Declared, labels: Mapping[str, str]) -> None:
+    if labels.keys() != set(declared.labels):
+        raise TypeError(f"metric {name} has the labels {sorted(declared.labels)}, not {sorted(labels)}")
