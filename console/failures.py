@@ -54,6 +54,8 @@ class Report:
 
 def report(error: BaseException) -> Report:
     """What to tell of an exception that reached the top."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # what a task group puts around the one thing that went wrong
     if isinstance(error, CommandFailed):
         return Report(error.exit_code, error.lines)
     return _settings(error) or _services(error) or _objects(error) or Report(Exit.BROKEN, [_defect(error)])

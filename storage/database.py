@@ -32,7 +32,7 @@ class Unreachable(DatabaseError):
 
 
 class DataError(DatabaseError):
-    """Postgres refuses a value (SQLSTATE class 22) or a constraint is violated (class 23): the same rows fail again."""
+    """Postgres refuses a value (SQLSTATE class 22), a constraint (23) or a size (54): the same rows fail again."""
 
 
 class Conflict(DatabaseError):
@@ -130,7 +130,7 @@ def _sorted(error: DBAPIError | DisconnectionError | PoolTimeout) -> Exception:
         return LockTimeout(message)
     if code in ("40P01", "40001"):
         return Conflict(message)
-    if code.startswith(("22", "23")):
+    if code.startswith(("22", "23", "54")):
         return DataError(message)
     if error.connection_invalidated or not code or code.startswith(("08", "57", "53")):
         # No SQLSTATE: the connection was lost before the server could answer.

@@ -70,7 +70,7 @@ class Attempts:
 
     def add(self, job: ClaimedJob) -> Attempt:
         """A job was claimed."""
-        attempt = Attempt(job, self._clock.monotonic())
+        attempt = Attempt(job, self._clock.monotonic(), timings={"queued": round(job.queued_s, 6)})
         self._attempts[job.fence.id] = attempt
         if self._none.is_set():
             self._none = anyio.Event()

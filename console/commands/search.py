@@ -71,6 +71,8 @@ def search(
     if why_not:
         output.note(f"only words are searched: {why_not}", style="yellow")
     _show(hits)
+    if vector and not hits and min_score is None:
+        output.note("no picture is similar enough; --min-score -1 shows the nearest in any case", style="dim")
 
 
 def _vector(deployment: Deployment, text: str | None, image: str | None) -> tuple[QueryVector | None, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from console import output, waiting
+from console import job_view, output, waiting
 from console.compose import Deployment
 from console.failures import Exit, refused
 from console.message import Composed, compose_inputs, compose_params
@@ -23,6 +24,8 @@ from intake.jsonl import read_jobs
 from intake.message import JobSpec, parse
 from intake.problems import Refused, describe, nearest
 from intake.submit import Accepted, Answer, Rejected, submit_lines
+from storage import jobs
+from storage.database import Database
 from storage.submit import Admission
 
 #: Options that are keys of the message under the same name.
@@ -152,14 +155,16 @@ def _submit(
             rejected.append(answer)
     if many and not as_json:
         output.line(f"{len(accepted)} submitted, {len(rejected)} refused{_known(accepted)}")
-    jobs = waiting.wait_for(deployment.database, [a.submitted.job_id for a in accepted], quiet=as_json) if wait else {}
+    states = (
+        waiting.wait_for(deployment.database, [a.submitted.job_id for a in accepted], quiet=as_json) if wait else {}
+    )
     if as_json:
-        output.print_json(_as_json(deployment, accepted, rejected, wait))
+        output.print_json(_as_json(accepted, rejected, _ended(deployment.database, accepted, many) if wait else {}))
     elif wait:
-        waiting.tell(deployment.database, jobs, details=not many)
+        waiting.tell(deployment.database, states, details=not many)
     if rejected:
         return Exit.REFUSED
-    return Exit.JOB_FAILED if any(state != "succeeded" for state in jobs.values()) else Exit.DONE
+    return Exit.JOB_FAILED if any(state != "succeeded" for state in states.values()) else Exit.DONE
 
 
 def _tell(answer: Answer, many: bool) -> None:
@@ -179,10 +184,19 @@ def _known(accepted: Sequence[Accepted]) -> str:
     return f" ({known} of them were there already)" if known else ""
 
 
+def _ended(database: Database, accepted: Sequence[Accepted], many: bool) -> Mapping[uuid.UUID, Mapping[str, Any]]:
+    """Of one job all that `jobs show` has, of many what `jobs list` has."""
+    ids = [answer.submitted.job_id for answer in accepted]
+    if many:
+        return waiting.records(database, ids)
+    with database.transaction() as connection:
+        records = {id_: jobs.show(connection, id_) for id_ in ids}
+    return {id_: job_view.as_json(record) for id_, record in records.items() if record is not None}
+
+
 def _as_json(
-    deployment: Deployment, accepted: Sequence[Accepted], rejected: Sequence[Rejected], wait: bool
+    accepted: Sequence[Accepted], rejected: Sequence[Rejected], ended: Mapping[uuid.UUID, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    ended = waiting.records(deployment.database, [a.submitted.job_id for a in accepted]) if wait else {}
     return {
         "submitted": [
             {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import anyio
 import click
 import structlog
@@ -10,6 +12,7 @@ from console import logs
 from console.assembly import worker_parts
 from console.compose import Deployment
 from worker.daemon import serve
+from worker.health_server import HealthServer
 from worker.sandbox import set_undumpable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.worker")
@@ -26,7 +29,11 @@ def worker() -> None:
         logs.configure(deployment.settings)
         _guard_credentials()
         parts = worker_parts(deployment)
-        end = anyio.run(lambda: serve(parts))
+        with ExitStack() as held:
+            if (address := deployment.settings.http_address) is not None:
+                server = held.enter_context(HealthServer(parts.health, parts.metrics.text, address))
+                log.info("health and metrics are served", host=address[0], port=server.port)
+            end = anyio.run(lambda: serve(parts))
         log.info("gone", end=end)
 
 

@@ -61,11 +61,13 @@ def _converse(orders: int, answers: int) -> int:
             raise SystemExit(f"the courier's greeting is not one of version {PROTOCOL_VERSION}: {line[:200]!r}")
         os.environ.update(dict.fromkeys(_THREADS, str(hello.cpu_threads)))
         from handlers.registry import Registry
+        from handlers.runtime.device import TorchDevice
         from handlers.runtime.hub import Hub
         from handlers.runtime.session import Session
 
         registry = Registry.load(test_types=hello.test_types)
-        await Session(reader, writer, hello, registry, Hub(hello.checkpoints, hello.device), leave=_leave).serve()
+        hub, device = Hub(hello.checkpoints, hello.device), TorchDevice(hello.device)
+        await Session(reader, writer, hello, registry, hub, device, leave=_leave).serve()
         return 0
 
     import logging

@@ -20,6 +20,9 @@ class Device(Protocol):
     def free(self) -> None:
         """Gives memory back that nothing uses."""
 
+    def describe(self) -> tuple[str, int | None]:
+        """Its name for people, and the bytes of its memory (None for a CPU). May import torch: seconds."""
+
 
 class DeviceBroken(Exception):
     """The device cannot be used from this process any more: only a new process can go on."""
@@ -55,7 +58,6 @@ class TorchDevice:
             self._torch().cuda.empty_cache()
 
     def describe(self) -> tuple[str, int | None]:
-        """Its name for people, and the bytes of its memory (None for a CPU). May import torch: seconds."""
         if not self.name.startswith("cuda"):
             return platform.processor() or platform.machine(), None
         properties = self._torch().cuda.get_device_properties(self.name)

@@ -24,7 +24,7 @@ from handlers.protocol import (
 from handlers.registry import Registry
 from handlers.runtime.attempt import Attempt
 from handlers.runtime.context import Tools
-from handlers.runtime.device import TorchDevice
+from handlers.runtime.device import Device
 from handlers.runtime.hub import Hub
 from handlers.runtime.outcome import MAX_OUTCOME_BYTES, encode
 from handlers.runtime.pipe import LineReader, LineWriter
@@ -52,6 +52,7 @@ class Session:
         hello: Hello,
         registry: Registry,
         hub: Hub,
+        device: Device,
         *,
         leave: Callable[[int], None],
     ) -> None:
@@ -61,7 +62,7 @@ class Session:
         self._registry = registry
         self._hub = hub
         self._leave = leave
-        self._device = TorchDevice(hello.device)
+        self._device = device
         self._scheduler = Scheduler(hub, self._device, max_batch=hello.max_batch)
         self._attempts: dict[str, Attempt] = {}
         self._idle = anyio.Event()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import boto3
@@ -60,9 +61,15 @@ class Place:
         return ObjectRef(self.uri(key))
 
 
+@cache
+def session_of(access_key: str, secret_key: str) -> boto3.Session:
+    """One session for all stores: it has read the description of S3 once."""
+    return boto3.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key)
+
+
 def s3_store(bucket: S3Bucket, rules: BucketRules, options: S3Options | None = None) -> S3Store:
     server = bucket.server
-    session = boto3.Session(aws_access_key_id=server.access_key, aws_secret_access_key=server.secret_key)
+    session = session_of(server.access_key, server.secret_key)
     options = options or S3Options(endpoint_url=server.endpoint, addressing="path", part_bytes=PART, page_size=3)
     return S3Store(rules, options, session=session)
 
@@ -110,7 +117,8 @@ def test_an_object_comes_back_byte_for_byte_whatever_its_size(place: Place, targ
     "key",
     [
         "plain.jpg", "a/ü x.jpg", "a+b c.jpg", "100%.jpg", "a%20b", "%41", "a%2Fb", "%25", "q?x=1#y", "日本/写真.png",
-        "e\u0301", "é", "quote'\"&<>.txt", "back\\slash", ".hidden/.file", "trailing space ", "a:b*c|d", "🦊", "%2Ex", "%=", "x%~",
+        "e\u0301", "é", "quote'\"&<>.txt", "back\\slash", ".hidden/.file",
+        "trailing space ", "a:b*c|d", "🦊", "%2Ex", "%=", "x%~",
     ],
 )  # fmt: skip
 def test_a_key_is_taken_literally(place: Place, target: Path, key: str) -> None:
@@ -188,10 +196,15 @@ def test_an_object_that_is_too_large_is_refused_before_its_bytes_are_read(
     taken: list[int] = []
     opened = store._open
 
+    def counted(chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            taken.append(len(chunk))
+            yield chunk
+
     @contextmanager
     def counting(ref: ObjectRef, start: int) -> Iterator[Body]:
         with opened(ref, start) as body:
-            yield Body(body.info, body.start, (taken.append(len(chunk)) or chunk for chunk in body.chunks), body.sha256)
+            yield Body(body.info, body.start, counted(body.chunks), body.sha256)
 
     monkeypatch.setattr(store, "_open", counting)
     with pytest.raises(ObjectTooLarge, match="has 1048576 bytes"):

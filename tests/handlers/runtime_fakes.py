@@ -48,6 +48,9 @@ class FakeDevice:
     def free(self) -> None:
         self.freed += 1
 
+    def describe(self) -> tuple[str, int | None]:
+        return "a device", None
+
 
 @dataclass
 class Gate:
@@ -109,6 +112,12 @@ def handler(body: Body, type_: str = "test.body") -> type[Handler[Any, Any]]:
     return Made
 
 
+def order(**given: Any) -> Order:
+    """An order of a job that needs nothing."""
+    plain = {"key": f"{uuid.uuid4()}:1", "type": "test.body", "params": {}, "inputs": {}, "scratch": "/", "seed": 1}
+    return Order.model_validate(plain | given)
+
+
 @dataclass
 class Bench:
     """Starts attempts in a runtime of its own."""
@@ -119,15 +128,7 @@ class Bench:
     scratch: Path
 
     def order(self, **given: Any) -> Order:
-        plain = {
-            "key": f"{uuid.uuid4()}:1",
-            "type": "test.body",
-            "params": {},
-            "inputs": {},
-            "scratch": str(self.scratch),
-            "seed": 1,
-        }
-        return Order(**(plain | given))
+        return order(**{"scratch": str(self.scratch)} | given)
 
     def attempt(self, body: Body, **given: Any) -> Attempt:
         return Attempt(self.order(**given), Registry([handler(body)]), self.tools)

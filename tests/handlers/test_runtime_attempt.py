@@ -10,7 +10,7 @@ import uuid
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import pytest
@@ -346,7 +346,7 @@ async def test_nothing_of_a_job_remains_in_memory_after_its_end(tmp_path: Path, 
         attempt = runtime.attempt(body, embed=("inputs/image",))
         async with anyio.create_task_group() as group:
             if end == "cancel":
-                group.start_soon(cancel_soon, attempt, cast(Reason, "cancelled"))
+                group.start_soon(cancel_soon, attempt, "cancelled")
             outcome = await attempt.run()
         assert (outcome.failure is None) == (end == "success")
         del attempt

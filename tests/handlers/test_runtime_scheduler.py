@@ -188,7 +188,12 @@ async def test_a_broken_device_ends_the_scheduler_and_lets_nobody_wait() -> None
 
 async def test_a_checkpoint_is_loaded_once_however_many_ask() -> None:
     loaded = []
-    models = hub("a", load=lambda spec, device: loaded.append(spec.name) or "model")
+
+    def load(spec: CheckpointSpec, device: str) -> str:
+        loaded.append(spec.name)
+        return "model"
+
+    models = hub("a", load=load)
     async with running(models, max_batch=1) as scheduler, anyio.create_task_group() as group:
         gate = Gate()
         gate.open.set()

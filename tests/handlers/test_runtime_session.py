@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,24 @@ import anyio
 import pytest
 
 from handlers.declaration import Context, Job
-from handlers.protocol import Beat, Cancel, Hello, Line, Order, Outcome, Outcomes, Ready, Run, Stop, from_executor
+from handlers.protocol import Beat, Cancel, Hello, Line, Outcome, Outcomes, Ready, Run, Stop, from_executor
 from handlers.registry import Registry
 from handlers.runtime.hub import Hub
 from handlers.runtime.pipe import LineReader, LineWriter
 from handlers.runtime.session import Session
-from tests.handlers.runtime_fakes import LIMITS, BrokenError, FakeDevice, Word, handler, hub, spec
+from tests.handlers.runtime_fakes import LIMITS, BrokenError, FakeDevice, Word, handler, hub, order, spec
 
 
 class LeftError(Exception):
     """In place of the end of the process."""
+
+
+@dataclass
+class End:
+    """How the process left."""
+
+    status: int | None = None
+    came: anyio.Event = field(default_factory=anyio.Event)
 
 
 class Courier:
@@ -31,11 +39,13 @@ class Courier:
 
     def __init__(self, orders: int, answers: int) -> None:
         self._orders = orders
+        self.writer = LineWriter(orders)
         self._reader = LineReader(answers)
         self.beats: list[Beat] = []
+        self.on_beat: Callable[[Beat], None] = self.beats.append
 
     def say(self, line: Line) -> None:
-        os.write(self._orders, line.model_dump_json().encode() + b"\n")
+        self.writer.put(line.model_dump_json().encode())
 
     async def hear(self) -> Any:
         """The next line that is no beat."""
@@ -46,7 +56,7 @@ class Courier:
                 said = from_executor.validate_json(line)
                 if not isinstance(said, Beat):
                     return said
-                self.beats.append(said)
+                self.on_beat(said)
 
     async def outcomes(self, n: int) -> dict[str, Outcome]:
         found: dict[str, Outcome] = {}
@@ -56,11 +66,8 @@ class Courier:
             found |= {outcome.key: outcome for outcome in said.items}
         return found
 
-    def order(self, **given: Any) -> Order:
-        plain = {"key": f"{uuid.uuid4()}:1", "type": "test.body", "params": {}, "inputs": {}, "scratch": "/", "seed": 1}
-        return Order(**(plain | given))
-
-    def hang_up(self) -> None:
+    async def hang_up(self) -> None:
+        await self.writer.flushed()
         os.close(self._orders)
         self._orders = -1
 
@@ -71,7 +78,7 @@ class Courier:
 
 def hello(**given: Any) -> Hello:
     plain = {"device": "cpu", "cpu_threads": 2, "max_batch": 4, "checkpoints": (), "roles": {}, "limits": LIMITS}
-    return Hello(**(plain | given))
+    return Hello.model_validate(plain | given)
 
 
 @asynccontextmanager
@@ -80,15 +87,16 @@ async def session(
     *,
     greeting: Hello | None = None,
     models: Hub | None = None,
-    ends: list[int] | None = None,
+    end: End | None = None,
 ) -> AsyncIterator[Courier]:
     orders_out, orders_in = os.pipe()
     answers_out, answers_in = os.pipe()
     courier = Courier(orders_in, answers_out)
-    left: list[int] = [] if ends is None else ends
 
     def leave(status: int) -> None:
-        left.append(status)
+        if end is not None:
+            end.status = status
+            end.came.set()
         raise LeftError
 
     made = Session(
@@ -97,9 +105,9 @@ async def session(
         greeting or hello(),
         Registry([handler(body)]),
         models or hub(),
+        FakeDevice(),
         leave=leave,
     )
-    made._scheduler._device = FakeDevice()
 
     async def serve() -> None:
         try:
@@ -110,6 +118,7 @@ async def session(
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(serve)
+            group.start_soon(courier.writer.run)
             yield courier
             group.cancel_scope.cancel()
     finally:
@@ -128,11 +137,11 @@ async def test_it_says_what_it_can_do_and_then_runs_jobs_many_at_a_time() -> Non
         assert isinstance(ready, Ready)
         assert (ready.device, ready.types, ready.broken) == ("cpu", ("test.body",), {})
         assert "pydantic" in ready.libraries
-        orders = [courier.order(seed=n) for n in range(500)]
+        orders = [order(seed=n) for n in range(500)]
         courier.say(Run(jobs=tuple(orders)))
         outcomes = await courier.outcomes(500)
     assert {key: outcome.result for key, outcome in outcomes.items()} == {
-        order.key: {"word": str(order.seed)} for order in orders
+        each.key: {"word": str(each.seed)} for each in orders
     }
 
 
@@ -168,7 +177,7 @@ async def test_a_cancel_ends_its_job_and_no_other() -> None:
 
     async with session(body) as courier:
         await courier.hear()
-        endless, other = courier.order(seed=1), courier.order(seed=2)
+        endless, other = order(seed=1), order(seed=2)
         courier.say(Run(jobs=(endless,)))
         courier.say(Cancel(key=endless.key, reason="cancelled"))
         courier.say(Cancel(key="unknown:1", reason="cancelled"))
@@ -184,12 +193,13 @@ async def test_a_job_whose_answer_cannot_be_sent_fails_alone() -> None:
 
     async with session(body) as courier:
         await courier.hear()
-        bad, good = courier.order(seed=1), courier.order(seed=0)
+        bad, good = order(seed=1), order(seed=0)
         courier.say(Run(jobs=(bad, good)))
         outcomes = await courier.outcomes(2)
     assert outcomes[good.key].result == {"word": "fine"}
-    assert outcomes[bad.key].failure is not None
-    assert "a NUL character" in outcomes[bad.key].failure.message
+    failure = outcomes[bad.key].failure
+    assert failure is not None
+    assert "a NUL character" in failure.message
 
 
 async def test_beats_come_from_the_loop_and_tell_what_is_on_the_device() -> None:
@@ -206,19 +216,19 @@ async def test_beats_come_from_the_loop_and_tell_what_is_on_the_device() -> None
 
     async with session(body, models=hub("a")) as courier:
         await courier.hear()
-        order = courier.order()
-        courier.say(Run(jobs=(order,)))
+        given = order()
+        courier.say(Run(jobs=(given,)))
         assert await anyio.to_thread.run_sync(entered.wait, 10)
 
-        async def let_go() -> None:
-            while not any(beat.on_device == (order.key,) for beat in courier.beats):
-                await anyio.sleep(0.01)
-            go_on.set()
+        def let_go(beat: Beat) -> None:
+            courier.beats.append(beat)
+            if beat.on_device:
+                go_on.set()
 
-        async with anyio.create_task_group() as group:
-            group.start_soon(let_go)
-            await courier.outcomes(1)
+        courier.on_beat = let_go
+        await courier.outcomes(1)
     busy = [beat for beat in courier.beats if beat.on_device]
+    assert busy[0].on_device == (given.key,)
     assert busy[0].jobs == 1
     assert busy[0].device_busy_s > 0
 
@@ -230,28 +240,27 @@ async def test_told_to_stop_it_ends_when_the_jobs_at_hand_have_told_their_ends()
         await go_on.wait()
         return Word(word="done")
 
-    ends: list[int] = []
-    async with session(body, ends=ends) as courier:
+    end = End()
+    async with session(body, end=end) as courier:
         await courier.hear()
-        courier.say(Run(jobs=(courier.order(),)))
+        courier.say(Run(jobs=(order(),)))
         courier.say(Stop())
         await anyio.sleep(0.05)
         go_on.set()
         (outcome,) = (await courier.outcomes(1)).values()
     assert outcome.result == {"word": "done"}
-    assert ends == []
+    assert end.status is None
 
 
 async def test_when_the_courier_hangs_up_the_process_leaves_at_once() -> None:
-    ends: list[int] = []
-    async with session(lambda job, ctx: anyio.sleep_forever(), ends=ends) as courier:
+    end = End()
+    async with session(lambda job, ctx: anyio.sleep_forever(), end=end) as courier:
         await courier.hear()
-        courier.say(Run(jobs=(courier.order(),)))
-        courier.hang_up()
+        courier.say(Run(jobs=(order(),)))
+        await courier.hang_up()
         with anyio.fail_after(5):
-            while not ends:
-                await anyio.sleep(0.01)
-    assert ends == [0]
+            await end.came.wait()
+    assert end.status == 0
 
 
 async def test_a_broken_device_ends_the_process_and_no_job_is_blamed_for_it() -> None:
@@ -262,14 +271,13 @@ async def test_a_broken_device_ends_the_process_and_no_job_is_blamed_for_it() ->
         await ctx.infer(function, "a", [1])
         return Word()
 
-    ends: list[int] = []
-    async with session(body, models=hub("a"), ends=ends) as courier:
+    end = End()
+    async with session(body, models=hub("a"), end=end) as courier:
         await courier.hear()
-        courier.say(Run(jobs=(courier.order(),)))
+        courier.say(Run(jobs=(order(),)))
         with anyio.fail_after(5):
-            while not ends:
-                await anyio.sleep(0.01)
-    assert ends == [1]
+            await end.came.wait()
+    assert end.status == 1
 
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
@@ -277,13 +285,11 @@ async def test_lines_survive_whatever_pieces_the_pipe_makes_of_them(size: int) -
     out, in_ = os.pipe()
     reader, writer = LineReader(out), LineWriter(in_)
     sent = [b"x" * (size + n) for n in range(20)]
-    heard = []
     async with anyio.create_task_group() as group:
         group.start_soon(writer.run)
         for line in sent:
             writer.put(line)
-        for _ in sent:
-            heard.append(await reader.line())
+        heard = [await reader.line() for _ in sent]
         await writer.flushed()
         group.cancel_scope.cancel()
     os.close(in_)

@@ -1,0 +1,96 @@
+"""Real executors for tests: how they are started, and what is seen of them from outside."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psutil
+
+from handlers.protocol import Hello, Limits, Order
+from worker.executor import ExecutorSettings, Timeouts
+from worker.sandbox import Command, Rlimits, Sandbox, SandboxMode, View, probe
+
+PYTHON = Path(sys.prefix).parent / ".venv-executor" / "bin" / "python"
+_HANDLERS = Path(__file__).parent / "executor_handlers.py"
+_ENTRY_POINTS = """[mediamill.handlers]
+code = executor_handlers:RunCode
+act = executor_handlers:Act
+"""
+
+
+def without_bubblewrap(program: str) -> str | None:
+    return None if program == "bwrap" else program
+
+
+def sandboxes() -> list[Sandbox]:
+    """One for each level that this host has; `none` always is."""
+    found = [probe(SandboxMode.AUTO), probe(SandboxMode.AUTO, which=without_bubblewrap), probe(SandboxMode.OFF)]
+    return list({sandbox.report.level: sandbox for sandbox in reversed(found)}.values())
+
+
+def view(folder: Path, **given: Any) -> View:
+    """A machine in a folder: `scratch`, `models`, and what is `private` to the courier."""
+    info = folder / "executor_handlers-1.0.dist-info"
+    for each in (folder / "scratch", folder / "models", folder / "private", info):
+        each.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: executor-handlers\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(_ENTRY_POINTS)
+    plain: dict[str, Any] = {
+        "python": PYTHON,
+        "scratch": folder / "scratch",
+        "private": folder / "private",
+        "read_only": (folder / "models",),
+        "packages": {_HANDLERS.name: _HANDLERS, info.name: info},
+    }
+    return View(**(plain | given))
+
+
+def hello() -> Hello:
+    limits = Limits(max_bytes=1 << 20, max_pixels=1 << 20, max_frames=10)
+    return Hello(device="cpu", cpu_threads=4, max_batch=8, checkpoints=(), roles={}, limits=limits, test_types=True)
+
+
+def settings(
+    folder: Path,
+    sandbox: Sandbox,
+    *,
+    timeouts: Timeouts | None = None,
+    environ: Mapping[str, str] = os.environ,
+    rlimits: Rlimits | None = None,
+) -> ExecutorSettings:
+    """An executor in that folder."""
+    command: Command = sandbox.command(view(folder), rlimits=rlimits or Rlimits(), environ=environ)
+    return ExecutorSettings("test", command, hello(), capacity=10, timeouts=timeouts or Timeouts(tick_s=0.02))
+
+
+def order(folder: Path, type_: str = "test.noop", **params: Any) -> Order:
+    """An attempt with a scratch folder of its own."""
+    key = f"{uuid.uuid4()}:1"
+    scratch = folder / "scratch" / key.replace(":", "-")
+    scratch.mkdir()
+    return Order(key=key, type=type_, params=params, inputs={}, scratch=str(scratch), seed=1)
+
+
+def processes(mark: str) -> list[int]:
+    """Living processes with `mark` among their arguments."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and mark in process.cmdline():
+                found.append(process.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+async def until(condition: Callable[[], object], *, seconds: float = 10) -> None:
+    """Waits for something that only looking at the machine can tell."""
+    with anyio.fail_after(seconds):
+        while not condition():
+            await anyio.sleep(0.01)
