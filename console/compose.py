@@ -152,11 +152,9 @@ class Deployment:
     @cached_property
     def settle_rules(self) -> settle.Rules:
         """What follows the end of an attempt."""
-        from datetime import timedelta
-
         from storage.settle import Rules
 
-        return Rules(self.settings.crash_limit, timedelta(seconds=self.settings.dedupe_ttl))
+        return Rules.of(self.settings)
 
     def held(self, part: Held) -> Held:
         """Enters a part that a command made for itself, to be closed with the deployment."""

@@ -214,4 +214,6 @@ def _type_argument(cls: type, position: int, bound: type[B]) -> type[B]:
         arguments = get_args(base)
         if len(arguments) == 2 and isinstance(arguments[position], type) and issubclass(arguments[position], bound):
             return arguments[position]
-    raise TypeError(f"{cls.__qualname__} must name its params and result: class {cls.__name__}(Handler[Params, Result])")
+    raise TypeError(
+        f"{cls.__qualname__} must name its params and result: class {cls.__name__}(Handler[Params, Result])"
+    )

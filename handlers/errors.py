@@ -79,6 +79,6 @@ class Cancelled(JobError):
 
 
 class HandlerBug(JobError):
-    """The handler broke its own contract: an unexpected exception, a missing output, a result that is not the declared one."""
+    """The handler broke its own contract: an unexpected exception, a missing output, another result than declared."""
 
     type = ErrorType.HANDLER_BUG

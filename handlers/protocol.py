@@ -81,7 +81,7 @@ class Order(Line):
     inputs: dict[str, str | list[str] | dict[str, str]]
     """Paths of local files, shaped as the handler declares."""
     scratch: str
-    """The folder that outputs are written to; empty, exists."""
+    """The folder that outputs are written to; the executor makes it when there is one (most jobs need none)."""
     seed: int
     limits: Limits | None = None
     """What a decoder may take where the inputs' buckets have limits of their own; None: those of Hello."""

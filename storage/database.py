@@ -1,7 +1,7 @@
 """One database: connections, transactions, and what its errors mean.
 
-Statements are written as SQL in the modules of this room. Lists of rows travel as one JSON parameter and are unpacked by
-`jsonb_to_recordset`: one statement for many jobs.
+Statements are written as SQL in the modules of this room. Lists of rows travel as one JSON parameter and are unpacked
+by `jsonb_to_recordset`: one statement for many jobs.
 """
 
 from __future__ import annotations

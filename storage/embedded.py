@@ -20,6 +20,7 @@ import pwd
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,12 +32,12 @@ from urllib.parse import quote
 
 #: How long an unused server is kept for the next command.
 LINGER_S = 60.0
-START_LIMIT_S = 60.0
-DEATHS_LIMIT_S = 5.0
+START_LIMIT_S = 120.0
 STOP_LIMIT_S = 60.0
 _SOCKET = ".s.PGSQL.5432"
 _SOCKET_PATH_LIMIT = 100  # of 107 bytes that Linux allows, some are for the server's lock file beside the socket
 _CONFIGURATION = {
+    "cluster_name": "mediamill",
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "200",
@@ -113,13 +114,12 @@ class EmbeddedPostgres:
 
 
 class _Server:
-    """The server process of a folder: found by its postmaster.pid, never assumed."""
+    """The server of a folder, and whether there is one: asked of the kernel, never remembered."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         # Others than us may read what is named by it: it must tell them nothing.
         self._digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        self._cluster = f"mediamill_{self._digest}"
 
     @property
     def socket_folder(self) -> str:
@@ -130,14 +130,27 @@ class _Server:
         """A file of ours beside the data folder, which belongs to Postgres."""
         return self.folder.with_name(f"{self.folder.name}.{suffix}")
 
-    def pid(self) -> int | None:
-        """The postmaster's process id, if it is alive and this folder's; whether it is ready is another matter."""
-        pid, _ = self._pidfile()
-        return pid if pid is not None and self._is_ours(pid) else None
+    def alive(self) -> bool:
+        """Whether any process of the server is there: each inherits a lock, which the kernel frees with the last.
+
+        A process id says less: it may be another's by now, a zombie's, or one of another container's.
+        """
+        try:
+            os.close(_locked(self.beside("server"), fcntl.LOCK_EX | fcntl.LOCK_NB))
+        except BlockingIOError:
+            return True
+        return False
 
     def ready(self) -> bool:
-        pid, status = self._pidfile()
-        return status == "ready" and pid is not None and self._is_ours(pid)
+        """Whether it takes connections: tried, since what is left of a killed one still says so."""
+        if self._pidfile()[1] != "ready" or not self.alive():
+            return False
+        with socket.socket(socket.AF_UNIX) as tried:
+            try:
+                tried.connect(f"{self.socket_folder}/{_SOCKET}")
+            except (FileNotFoundError, ConnectionRefusedError):
+                return False
+        return True
 
     def ensure_running(self) -> None:
         """Under the folder's lock. Raises EmbeddedError."""
@@ -148,29 +161,23 @@ class _Server:
             self._initialise(binaries)
         self._check_version(binaries)
         sockets = self._make_socket_folder()
-        began = time.monotonic()
+        deadline = time.monotonic() + START_LIMIT_S
         while not self.ready():
-            if self.pid() is None:
-                self._forget_foreign_pid()
-                lives = self._run_until_ready_or_dead(binaries, sockets, began + START_LIMIT_S)
-                # Dead soon is no failure yet: children of a killed server hold its memory until they have seen its end.
-                if not lives and time.monotonic() > began + DEATHS_LIMIT_S:
-                    self._fail("does not start")
-            if time.monotonic() > began + START_LIMIT_S:
+            # One that is alive is starting, recovering, or its children are about to see its end.
+            if not self.alive() and not self._run(binaries, sockets, deadline):
+                self._fail("does not start")
+            if time.monotonic() > deadline:
                 self._fail(f"was not ready after {START_LIMIT_S:.0f} s")
-            time.sleep(0.01 if self.pid() else 0.1)
-
-    def _fail(self, what: str) -> NoReturn:
-        raise EmbeddedError(f"the embedded Postgres {what}, see {self.beside('log')}: {self._last_words()}")
+            time.sleep(0.01)
 
     def stop(self) -> None:
         """Its fast shutdown: sessions are ended, data is written."""
-        pid = self.pid()
-        if pid is None:
+        pid, _ = self._pidfile()
+        if pid is None or not self.alive() or not self._is_ours(pid):
             return
         os.kill(pid, signal.SIGINT)
         deadline = time.monotonic() + STOP_LIMIT_S
-        while self.pid() == pid and time.monotonic() < deadline:
+        while self.alive() and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def _pidfile(self) -> tuple[int | None, str]:
@@ -181,35 +188,35 @@ class _Server:
             return None, ""
 
     def _is_ours(self, pid: int) -> bool:
-        """Process ids come back: after a crash or a restart of the host another process may have this one."""
-        arguments = _arguments(pid)
-        return "-D" in arguments and arguments[-1] == str(self.folder)
+        """Whether it may be sent a signal. The command line can be read whoever the process belongs to."""
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return False
+        return arguments[-2:] == [b"-D", os.fsencode(self.folder)]
 
-    def _forget_foreign_pid(self) -> None:
-        """Postgres believes in a stale postmaster.pid when some process of the same user has its number now.
-
-        It may go only if no process of the old server is left: two servers on one folder would destroy it.
-        """
-        pid, _ = self._pidfile()
-        if pid is None or not _arguments(pid):
-            return  # dead: Postgres sees that for itself
-        if not any(self._cluster in " ".join(_arguments(int(p.name))) for p in Path("/proc").glob("[0-9]*")):
-            (self.folder / "postmaster.pid").unlink(missing_ok=True)
-
-    def _run_until_ready_or_dead(self, binaries: Path, sockets: Path, deadline: float) -> bool:
-        """False when it has died."""
+    def _run(self, binaries: Path, sockets: Path, deadline: float) -> bool:
+        """Starts it and waits until it is ready, or the deadline; False when it has died."""
         with contextlib.suppress(FileNotFoundError):
             self.beside("log").rename(self.beside("log.1"))
-        settings = _CONFIGURATION | {
-            "cluster_name": self._cluster,
-            "unix_socket_directories": str(sockets),
-        }
+        settings = _CONFIGURATION | {"unix_socket_directories": str(sockets)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = [*_as_unprivileged(), str(binaries / "postgres"), *options, "-D", str(self.folder)]
-        child = _detached(command, self.beside("log"))
+        lock = _locked(self.beside("server"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            # Under the lock these are of a server that is gone. Postgres would believe in them if their process id is
+            # somebody's now.
+            (self.folder / "postmaster.pid").unlink(missing_ok=True)
+            (sockets / f"{_SOCKET}.lock").unlink(missing_ok=True)
+            child = _detached(command, self.beside("log"), inherited=[lock])
+        finally:
+            os.close(lock)
         while not (ended := _has_ended(child)) and not self.ready() and time.monotonic() < deadline:
             time.sleep(0.01)
         return not ended
+
+    def _fail(self, what: str) -> NoReturn:
+        raise EmbeddedError(f"the embedded Postgres {what}, see {self.beside('log')}: {self._last_words()}")
 
     def _initialise(self, binaries: Path) -> None:
         fresh = self.beside("new")  # renamed when it is whole: an interruption leaves nothing half made
@@ -314,14 +321,6 @@ def _detached(command: Sequence[str], log: Path, inherited: Sequence[int] = ()) 
 
 def _has_ended(child: int) -> bool:
     return os.waitpid(child, os.WNOHANG)[0] != 0
-
-
-def _arguments(pid: int) -> list[str]:
-    """The command line of a process; empty when there is none. Readable whoever the process belongs to."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode(errors="replace").split("\0")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return []
 
 
 def _binaries() -> Path:

@@ -32,7 +32,12 @@ class Filter:
     def sql(self) -> tuple[str, dict[str, Any]]:
         """The WHERE clause over `jobs j` and `job_details d`, and its parameters."""
         clauses, values = ["true"], dict[str, Any]()
-        for column, wanted in (("state", self.states), ("type", self.types), ("lane", self.lanes), ("tenant", self.tenants)):
+        for column, wanted in (
+            ("state", self.states),
+            ("type", self.types),
+            ("lane", self.lanes),
+            ("tenant", self.tenants),
+        ):
             if wanted:
                 clauses.append(f"j.{column} = ANY(:{column})")
                 values[column] = list(wanted)
@@ -58,7 +63,9 @@ COLUMNS = """
 """
 
 
-def find(connection: Connection, wanted: Filter, *, limit: int = 50, before: uuid.UUID | None = None) -> list[dict[str, Any]]:
+def find(
+    connection: Connection, wanted: Filter, *, limit: int = 50, before: uuid.UUID | None = None
+) -> list[dict[str, Any]]:
     """Jobs, newest first; `before` is the last id of the page before."""
     where, values = wanted.sql()
     if before is not None:
@@ -260,7 +267,9 @@ def fold_counts(connection: Connection, *, most: int = 50_000) -> bool:
 
 def counts(connection: Connection) -> list[dict[str, Any]]:
     """Jobs by lane, type, tenant and state, without counting any."""
-    return [dict(row) for row in connection.execute(text("SELECT * FROM ops.job_counts ORDER BY 1, 2, 3, 4")).mappings()]
+    return [
+        dict(row) for row in connection.execute(text("SELECT * FROM ops.job_counts ORDER BY 1, 2, 3, 4")).mappings()
+    ]
 
 
 def finished_at(connection: Connection, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, tuple[str, datetime | None]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import migrations
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+
+import migrations
 from storage.database import Database
 from storage.partitions import ensure_partitions
 
@@ -45,9 +46,10 @@ def current(connection: Connection) -> str | None:
 
 
 def migrate(database: Database, revision: str = "head") -> None:
-    """Brings the schema to `revision` (`head`, `base`, or a revision's name) and makes the partitions of the months ahead.
+    """Brings the schema to `revision` (`head`, `base`, or one by name) and makes the partitions of the months ahead.
 
-    Raises LockTimeout when another transaction holds a table for longer than the lock timeout: nothing has changed then.
+    Raises LockTimeout when another transaction holds a table for longer than the lock timeout: nothing has changed
+    then.
     """
     with database.transaction() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})

@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from config.settings import Settings
 from storage.claim import Fence
 from storage.database import rows_json
 from storage.segment import searchable
@@ -114,6 +115,11 @@ class Rules:
     #: When the outputs of an attempt without success are deleted: by then no upload of it can be under way.
     sweep_after: timedelta = timedelta(hours=1)
 
+    @classmethod
+    def of(cls, settings: Settings) -> Rules:
+        """As the settings say."""
+        return cls(settings.crash_limit, timedelta(seconds=settings.dedupe_ttl))
+
 
 # `state` after an attempt. Order matters: a success beats a cancel, a cancel beats every way back to the queue.
 NEXT_STATE = """
@@ -173,7 +179,10 @@ SETTLE = text(f"""
         RETURNING j.id
     ),
     details AS (
-        UPDATE job_details d SET result = CASE WHEN t.next_state = 'succeeded' THEN t.result END, error = t.final_error, timings = coalesce(t.timings, d.timings)
+        UPDATE job_details d SET
+            result = CASE WHEN t.next_state = 'succeeded' THEN t.result END,
+            error = t.final_error,
+            timings = coalesce(t.timings, d.timings)
         FROM told t WHERE d.id = t.id
         RETURNING d.id, d.message, d.labels
     ),

@@ -113,9 +113,6 @@ def end_running(
     error = {"type": "WorkerLost", "message": message}
     return settle(
         connection,
-        [
-            Settlement(row.id, row.attempt, ending, worker_id=worker, error=error)
-            for row in running(connection, worker)
-        ],
+        [Settlement(row.id, row.attempt, ending, worker_id=worker, error=error) for row in running(connection, worker)],
         rules,
     )

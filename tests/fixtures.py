@@ -72,7 +72,13 @@ class JobTable:
         return worker
 
     def claim(
-        self, worker: uuid.UUID, n: int = 1, *, type_: str = "test.noop", lane: str = "interactive", has: Sequence[str] = ()
+        self,
+        worker: uuid.UUID,
+        n: int = 1,
+        *,
+        type_: str = "test.noop",
+        lane: str = "interactive",
+        has: Sequence[str] = (),
     ) -> list[ClaimedJob]:
         """Claims up to `n` jobs for a worker."""
         from storage.claim import Want, claim
@@ -104,7 +110,7 @@ class JobTable:
 
 @pytest.fixture
 def settle_one(database: Database) -> Callable[..., str | None]:
-    """Ends one attempt: `settle_one(job, Ending.FAILED, error=...)` gives the state that follows, None if fenced off."""
+    """Ends one attempt: `settle_one(job, Ending.FAILED, error=...)` gives the next state, None if fenced off."""
     from storage.settle import Ending, Rules, Settlement, settle
 
     def end(job: ClaimedJob, ending: Ending, rules: Rules | None = None, **more: Any) -> str | None:

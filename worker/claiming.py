@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from config.settings import Lane
 from storage.claim import ClaimedJob, Want, WorkerRetired, claim
 from storage.database import Database, DatabaseError, Unreachable
 from storage.settle import Ending, Rules, Settlement, settle
@@ -29,27 +30,33 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.claim")
 MOST_IN_HAND = 512
 #: Most jobs of one claim statement.
 MOST_AT_ONCE = 200
+#: Part of all room that must be free before more is claimed.
+LEAST_ROOM = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Appetite:
     """How much a worker takes."""
 
-    lanes: Mapping[str, float]
+    lanes: Mapping[Lane, float]
     """Lane -> weight."""
     ahead_s: float
     """Predicted seconds of work to have in hand."""
 
 
-def shares(appetite: Appetite, types: Sequence[str], costs: Costs, in_hand: Sequence[str]) -> list[Want]:
+def shares(
+    appetite: Appetite, types: Sequence[str], costs: Costs, in_hand: Sequence[str], *, least: float = 0.0
+) -> list[Want]:
     """How many jobs of which type to take from which lane, by weight, so that what is in hand lasts `ahead_s`.
 
-    A lane gets at least one job of each type when anything is taken at all, so that none starves.
+    A lane gets at least one job of each type when anything is taken at all, so that none starves. Nothing is taken
+    while less than the part `least` of all room is free: one statement for many jobs, not one for each that ends.
     """
     room_s = appetite.ahead_s - costs.total_s(in_hand)
-    room = min(MOST_IN_HAND - len(in_hand), MOST_AT_ONCE)
-    if room <= 0 or (room_s <= 0 and in_hand):
+    room = MOST_IN_HAND - len(in_hand)
+    if in_hand and (room_s <= appetite.ahead_s * least or room <= MOST_IN_HAND * least):
         return []
+    room = min(room, MOST_AT_ONCE)
     total = sum(appetite.lanes.values())
     wants = []
     for lane, weight in sorted(appetite.lanes.items(), key=lambda item: -item[1]):
@@ -72,7 +79,7 @@ class Claimer:
         checkpoints: Sequence[str],
         attempts: Attempts,
         costs: Costs,
-        start: Callable[[ClaimedJob], None],
+        start: Callable[[ClaimedJob], object],
         rules: Rules,
         poll_s: float,
         clock: Clock,
@@ -99,11 +106,17 @@ class Claimer:
         self._health = health
         self._wake = anyio.Event()
         self._claiming = anyio.Lock()
+        self._heaviest = max(appetite.lanes, key=lambda lane: appetite.lanes[lane])
+        self._urgent = False
         self._stopped = False
         self._ended = anyio.Event()
 
-    def wake(self) -> None:
-        """There may be something to claim: new work, or room for it."""
+    def wake(self, lane: str | None = None) -> None:
+        """There may be something to claim: new work in a lane, or room for it.
+
+        New work in the heaviest lane is claimed into any room at all: somebody waits for it.
+        """
+        self._urgent = self._urgent or lane == self._heaviest
         self._wake.set()
 
     def stop(self) -> None:
@@ -135,7 +148,9 @@ class Claimer:
 
     async def _claim(self) -> int:
         types = self._types()
-        wanted = shares(self._appetite, types, self._costs, [attempt.job.type for attempt in self._attempts])
+        least, self._urgent = 0.0 if self._urgent else LEAST_ROOM, False
+        in_hand = [attempt.job.type for attempt in self._attempts]
+        wanted = shares(self._appetite, types, self._costs, in_hand, least=least)
         if not wanted:
             # Full, or the executor is not ready: no claim is due, and none can have stalled.
             self._health.rest("claim")

@@ -44,7 +44,7 @@ from worker.outage import Patience
 from worker.outcome import EmbedSpace
 from worker.parts import End, Parts
 from worker.reaper import Reaper
-from worker.record import Recorder
+from worker.record import Record, Recorder
 from worker.run import Limits, Runner
 from worker.store import Outputs
 from worker.wake import listen
@@ -123,9 +123,7 @@ class Life:
         self._fetch_limiter = anyio.CapacityLimiter(STORE_THREADS)
         self._store_limiter = anyio.CapacityLimiter(STORE_THREADS)
         self._scratch = settings.scratch / str(worker)
-        self._executor = Executor(
-            executor_settings(parts, self._scratch), clock=parts.clock, rng=parts.rng
-        )
+        self._executor = Executor(executor_settings(parts, self._scratch), clock=parts.clock, rng=parts.rng)
         self._lease = Lease(
             parts.database,
             worker,
@@ -177,9 +175,11 @@ class Life:
         record = Group(recorder.write, limiter=self._database_limiter)
         pinner = Pinner(parts.database, self._space.id if self._space else None, patience)
         pin = Group(pinner.write, limiter=self._database_limiter)
-        runner = self._runner(Fetcher(
-            parts.reader, pin, max_bytes=parts.settings.object_bytes, limiter=self._fetch_limiter
-        ), record, patience)
+        runner = self._runner(
+            Fetcher(parts.reader, pin, max_bytes=parts.settings.object_bytes, limiter=self._fetch_limiter),
+            record,
+            patience,
+        )
         claimer = self._claimer = self._make_claimer(lambda attempt: group.start_soon(runner.run, attempt))
         group.start_soon(self._executor.serve)
         for keep in (self._lease.keep, self._lease.watch, record.keep, pin.keep, self._reaper().keep):
@@ -227,7 +227,7 @@ class Life:
 
     # --- parts of a life ---
 
-    def _runner(self, fetcher: Fetcher, record: Group[object, str], patience: Patience) -> Runner:
+    def _runner(self, fetcher: Fetcher, record: Group[Record, str], patience: Patience) -> Runner:
         parts, settings = self.parts, self.parts.settings
         return Runner(
             registry=parts.registry,
@@ -242,7 +242,7 @@ class Life:
                 max_bytes=settings.object_bytes,
                 limiter=self._store_limiter,
             ),
-            record=record,  # type: ignore[arg-type]
+            record=record,
             space=self._space,
             checkpoints=parts.checkpoints,
             roles=parts.roles,
@@ -253,7 +253,7 @@ class Life:
             finished=self._finished,
         )
 
-    def _make_claimer(self, start: Callable[[Attempt], None]) -> Claimer:
+    def _make_claimer(self, start: Callable[[Attempt], object]) -> Claimer:
         parts, settings = self.parts, self.parts.settings
         has = [*parts.checkpoints, *([f"space:{self._space.id}"] if self._space else [])]
         return Claimer(

@@ -35,9 +35,7 @@ def executor_settings(parts: Parts, scratch: Path) -> ExecutorSettings:
         read_only=(settings.models, settings.cache),
         gpu=device != "cpu",
     )
-    command = parts.sandbox.command(
-        view, rlimits=Rlimits(data_bytes=settings.executor_memory), environ=parts.environ
-    )
+    command = parts.sandbox.command(view, rlimits=Rlimits(data_bytes=settings.executor_memory), environ=parts.environ)
     return ExecutorSettings(
         name=device,
         command=command,

@@ -17,8 +17,8 @@ from storage import claim
 from storage.claim import ClaimedJob, Pin, PinnedInput
 from storage.database import Connection, Database, DataError
 from storage.objects.base import ObjectRef
-from storage.objects.reader import HeldObject, ObjectReader
 from storage.objects.errors import ObjectError
+from storage.objects.reader import HeldObject, ObjectReader
 from storage.objects.uri import ObjectUri
 from worker.group import Group
 from worker.outage import Patience

@@ -74,7 +74,9 @@ class Lease:
             except WorkerRetired:
                 raise LeaseLost("a reaper retired this worker") from None
             except Unreachable as error:
-                log.warning("beat not confirmed", worker=str(self._worker), for_s=round(self.age_s, 1), error=str(error))
+                log.warning(
+                    "beat not confirmed", worker=str(self._worker), for_s=round(self.age_s, 1), error=str(error)
+                )
             await self._clock.sleep(self._beat_s)
 
     async def watch(self) -> None:

@@ -1,4 +1,4 @@
-"""What an executor says that it made, checked: it touched untrusted media, so none of its words is taken as it comes."""
+"""What an executor says that it made, checked: it touched untrusted media, so none of its words is taken on trust."""
 
 from __future__ import annotations
 

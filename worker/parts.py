@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Literal
 
 from config.settings import Settings
@@ -55,7 +54,7 @@ class Parts:
     @property
     def rules(self) -> Rules:
         """What counts against a job."""
-        return Rules(self.settings.crash_limit, timedelta(seconds=self.settings.dedupe_ttl))
+        return Rules.of(self.settings)
 
 
 #: How a worker ended: `drained` in peace, `at once` by a second signal.

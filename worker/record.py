@@ -20,6 +20,7 @@ from storage.submit import NewJob, submit_within
 from worker.metrics import Metrics
 from worker.outage import Patience
 
+
 class FenceLost(Exception):
     """The row was no longer ours: nothing was written."""
 
@@ -89,9 +90,7 @@ class Recorder:
         except Conflict:
             self._metrics.count("record_retries_total", reason="deadlock")
             raise
-        return [
-            states.get(record.settlement.id, FenceLost(str(record.settlement.id))) for record in records
-        ]
+        return [states.get(record.settlement.id, FenceLost(str(record.settlement.id))) for record in records]
 
     def _transaction(self, connection: Connection, records: Sequence[Record]) -> dict[uuid.UUID, str]:
         hold_worker(connection, self._worker)

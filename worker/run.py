@@ -103,7 +103,7 @@ class Runner:
             async with AsyncExitStack() as held, self._held(attempt):
                 handler = self._registry[job.type]
                 files = await self._fetch(attempt, handler, held)
-                scratch = await self._scratch_folder(job, held)
+                scratch = self._scratch_folder(job, held)
                 outcome = await self._execute(attempt, handler, files, scratch)
                 artifacts = await self._store(attempt, scratch, outcome)
                 await self._succeed(attempt, handler, files, outcome, artifacts)
@@ -214,10 +214,15 @@ class Runner:
                 attempt.timings[name] = round(seconds, 6)
                 self._metrics.observe("stage_seconds", seconds, stage=name, type=attempt.job.type)
 
-    async def _scratch_folder(self, job: ClaimedJob, held: AsyncExitStack) -> Path:
+    def _scratch_folder(self, job: ClaimedJob, held: AsyncExitStack) -> Path:
         folder = self._scratch / job.fence.key.replace(":", "-")
-        folder.mkdir(mode=0o700, parents=True)
-        held.callback(shutil.rmtree, folder, ignore_errors=True)
+
+        def remove() -> None:
+            # Most jobs never make it. A link in its place is left alone by rmtree.
+            if folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+
+        held.callback(remove)
         return folder
 
     async def _mark_alone(self, attempt: Attempt) -> None:
@@ -272,9 +277,7 @@ class Runner:
             embed_outputs=embeds,
         )
 
-    def _pictures(
-        self, job: ClaimedJob, handler: AnyHandler, files: Files, artifacts: list[Artifact]
-    ) -> list[Picture]:
+    def _pictures(self, job: ClaimedJob, handler: AnyHandler, files: Files, artifacts: list[Artifact]) -> list[Picture]:
         """All pictures that the job read or made, unless it is itself the job that embeds them."""
         if not job.message.get("embed", True) or job.type == EMBED_TYPE:
             return []
@@ -330,4 +333,3 @@ def _progress_of(attempt: Attempt) -> Callable[[float, str], None]:
         attempt.progress, attempt.note = min(max(fraction, 0.0), 1.0), note[:200]
 
     return progress
-

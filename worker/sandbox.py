@@ -277,7 +277,8 @@ def _bubblewrap(view: View, libraries: Sequence[Path]) -> list[str]:
         for device in devices:
             argv += ["--dev-bind-try", str(device), str(device)]
         argv += ["--ro-bind-try", "/sys", "/sys"]
-    return argv
+    # The folders on the way to the mounts lie in memory, and were writable.
+    return [*argv, "--remount-ro", "/"]
 
 
 def _unshare() -> list[str]:

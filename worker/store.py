@@ -1,6 +1,6 @@
 """From the scratch folder to the object store.
 
-The executor touched untrusted media: what it says about its files is checked here, and nothing but a regular file inside
+The executor touched untrusted media: what it says about its files is checked here, and nothing but a regular file in
 the attempt's own scratch folder is ever read.
 """
 
@@ -10,8 +10,10 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import anyio
 import anyio.to_thread
@@ -24,6 +26,7 @@ from storage.objects.uri import ObjectUri
 from storage.settle import Artifact
 
 _ROLE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+_SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
 _MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,60}/[a-z0-9.+-]{1,80}")
 
 
@@ -58,35 +61,55 @@ class Outputs:
 
     def _one(self, prefix: ObjectUri, scratch: Path, file: OutputFile) -> Artifact:
         if not _ROLE.fullmatch(file.role) or not _MEDIA_TYPE.fullmatch(file.media_type):
-            raise HandlerBug(f"an output has no proper role or media type: {file.role[:100]!r}, {file.media_type[:100]!r}")
+            said = f"{file.role[:100]!r}, {file.media_type[:100]!r}"
+            raise HandlerBug(f"an output has no proper role or media type: {said}")
         path = Path(file.path)
-        suffix = path.suffix if re.fullmatch(r"\.[a-z0-9]{1,10}", path.suffix) else ""
-        size, digest = self._inspect(scratch, path, file.role)
+        suffix = path.suffix if _SUFFIX.fullmatch(path.suffix) else ""
         uri = ObjectUri(prefix.bucket, f"{prefix.key}/{file.role}{suffix}")
-        info = self._store.upload(path, uri, content_type=file.media_type)
+        with _opened(scratch, path, file.role) as handle:
+            before = os.fstat(handle.fileno())
+            if not stat.S_ISREG(before.st_mode):
+                raise HandlerBug(f"output {file.role!r} is not a regular file")
+            if before.st_size > self._max_bytes:
+                raise HandlerBug(f"output {file.role!r} has {before.st_size} bytes, the limit is {self._max_bytes}")
+            digest = hashlib.file_digest(handle, "sha256").digest()
+            # By its descriptor: behind the path there may be another file by now.
+            info = self._store.upload(Path(f"/proc/self/fd/{handle.fileno()}"), uri, content_type=file.media_type)
+            if _changed(before, os.fstat(handle.fileno())):
+                raise HandlerBug(f"output {file.role!r} was written to while it was stored")
         return Artifact(
             role=file.role,
             bucket=uri.bucket,
             key=uri.key,
             media_type=file.media_type,
-            size=size,
+            size=before.st_size,
             sha256=digest,
             version_id=info.version_id,
             etag=info.etag,
         )
 
-    def _inspect(self, scratch: Path, path: Path, role: str) -> tuple[int, bytes]:
-        """Size and sha256 of an output, never following a link out of the scratch folder."""
-        if path.parent != scratch:
-            raise HandlerBug(f"output {role!r} is not in the job's scratch folder")
+
+@contextmanager
+def _opened(scratch: Path, path: Path, role: str) -> Iterator[BinaryIO]:
+    """An output, opened without following a link: not in its own place, not in place of the job's scratch folder."""
+    if path.parent != scratch:
+        raise HandlerBug(f"output {role!r} is not in the job's scratch folder")
+    try:
+        folder = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError as error:
-            raise HandlerBug(f"output {role!r} was declared but cannot be read: {error.strerror}") from None
-        with os.fdopen(handle, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise HandlerBug(f"output {role!r} is not a regular file")
-            if status.st_size > self._max_bytes:
-                raise HandlerBug(f"output {role!r} has {status.st_size} bytes, the limit is {self._max_bytes}")
-            return status.st_size, hashlib.file_digest(file, "sha256").digest()
+            descriptor = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise HandlerBug(f"output {role!r} was declared but cannot be read: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as handle:
+        yield handle
+
+
+def _changed(before: os.stat_result, after: os.stat_result) -> bool:
+    """By the change time, which no program can set."""
+    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) != (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ctime_ns,
+    )

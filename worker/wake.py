@@ -21,7 +21,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.wake")
 async def listen(
     url: str,
     *,
-    new_jobs: Callable[[], None],
+    new_jobs: Callable[[str | None], None],
     cancel: Callable[[uuid.UUID], None],
     clock: Clock,
     limiter: anyio.CapacityLimiter,
@@ -38,12 +38,12 @@ async def listen(
             continue
         try:
             # What was said before LISTEN took hold was not heard.
-            new_jobs()
+            new_jobs(None)
             while True:
                 await anyio.wait_readable(listener.fileno())
                 for notification in listener.received():
                     if notification.channel == NEW_JOBS_CHANNEL:
-                        new_jobs()
+                        new_jobs(notification.payload)
                     else:
                         cancel(uuid.UUID(notification.payload))
         except Unreachable as error:

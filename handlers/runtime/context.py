@@ -143,6 +143,7 @@ class AttemptContext:
             raise HandlerBug(f"output {role!r} with suffix {suffix!r}: names are like `picture`, suffixes like `.png`")
         if any(file.role == role for file in self.files):
             raise HandlerBug(f"output {role!r} was declared twice: give each file a role of its own")
+        self._scratch.mkdir(mode=0o700, exist_ok=True)
         path = self._scratch / f"{role}{suffix}"
         self.files.append(OutputFile(role=role, path=str(path), media_type=media_type))
         return path

@@ -326,8 +326,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DROP SCHEMA ops CASCADE")
     op.execute(
-        "DROP TABLE jobs, job_details, job_events, job_inputs, job_dedupe, sweeps, rejected_messages, workers, destinations,"
-        " outbox, job_counts, objects, artifacts, texts, embeddings, embedding_spaces, contents"
+        "DROP TABLE jobs, job_details, job_events, job_inputs, job_dedupe, sweeps, rejected_messages, workers,"
+        " destinations, outbox, job_counts, objects, artifacts, texts, embeddings, embedding_spaces, contents"
     )
     op.execute("DROP FUNCTION name_based_uuid(text)")
     # The extension stays: other schemas of the database may use it.

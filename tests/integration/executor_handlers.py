@@ -10,13 +10,14 @@ import time
 from typing import Any
 
 import anyio
+from pydantic import Field
 
 from handlers.declaration import Context, Handler, Job, Params, Result
 
 
 class CodeParams(Params):
     code: str
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = Field(default_factory=dict)
 
 
 class CodeResult(Result):

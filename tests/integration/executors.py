@@ -77,12 +77,12 @@ def order(folder: Path, type_: str = "test.noop", **params: Any) -> Order:
     return Order(key=key, type=type_, params=params, inputs={}, scratch=str(scratch), seed=1)
 
 
-def processes(mark: str) -> list[int]:
-    """Living processes with `mark` among their arguments."""
+def processes(*argv: str) -> list[int]:
+    """Living processes that have these arguments one after the other."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and mark in process.cmdline():
+            if process.status() != psutil.STATUS_ZOMBIE and "\0".join(argv) in "\0".join(process.cmdline()):
                 found.append(process.pid)
         except psutil.NoSuchProcess:
             continue
@@ -92,5 +92,5 @@ def processes(mark: str) -> list[int]:
 async def until(condition: Callable[[], object], *, seconds: float = 10) -> None:
     """Waits for something that only looking at the machine can tell."""
     with anyio.fail_after(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - other processes set no event
             await anyio.sleep(0.01)

@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import pytest
@@ -18,7 +18,7 @@ from storage.claim import ClaimedJob, Want, WorkerRetired, claim, hold_worker
 from storage.database import Conflict, Database, Unreachable
 from storage.settle import Artifact, Ending, Rules, Settlement, settle
 from storage.spaces import ensure_space
-from storage.submit import Admission, NewJob, submit
+from storage.submit import Admission, NewJob, Submitted, submit, submit_within
 from tests.fixtures import JobTable
 from worker.embedding import embed_job
 from worker.metrics import Metrics
@@ -44,7 +44,9 @@ def another(database: Database) -> Iterator[Connection]:
 
 def until_it_waits(database: Database, waiting: Future[Any]) -> None:
     """Returns when some session waits for a lock of another."""
-    waits = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")
+    waits = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
     while not waiting.done():
         with database.transaction() as connection:
             if connection.scalar(waits):
@@ -64,9 +66,7 @@ def test_a_reaper_waits_for_a_claim_under_way_and_takes_its_jobs_back(
     worker = table.worker()
     with database.transaction() as claiming:
         assert len(claim(claiming, worker, [Want("interactive", "test.noop", 1)], [])) == 1
-        reaping = elsewhere.submit(
-            in_transaction, database, lambda c: workers.reclaim(c, worker, seen=0, rules=RULES)
-        )
+        reaping = elsewhere.submit(in_transaction, database, lambda c: workers.reclaim(c, worker, seen=0, rules=RULES))
         until_it_waits(database, reaping)
     assert reaping.result() == {id_: "queued"}
     assert table.row(id_)["losses"] == 1
@@ -95,9 +95,7 @@ def test_a_record_under_way_is_finished_before_the_reaper_looks(
     with database.transaction() as recording:
         hold_worker(recording, worker)
         settle(recording, [Settlement.of(job.fence, Ending.SUCCEEDED, result={})], RULES)
-        reaping = elsewhere.submit(
-            in_transaction, database, lambda c: workers.reclaim(c, worker, seen=0, rules=RULES)
-        )
+        reaping = elsewhere.submit(in_transaction, database, lambda c: workers.reclaim(c, worker, seen=0, rules=RULES))
         until_it_waits(database, reaping)
     assert reaping.result() == {}
     assert table.row(id_)["state"] == "succeeded"
@@ -210,7 +208,9 @@ def test_settlements_in_opposite_orders_do_not_deadlock(
     assert table.counts() == {"queued": 60}
 
 
-def test_the_victim_of_a_deadlock_runs_again(database: Database, table: JobTable, elsewhere: ThreadPoolExecutor) -> None:
+def test_the_victim_of_a_deadlock_runs_again(
+    database: Database, table: JobTable, elsewhere: ThreadPoolExecutor
+) -> None:
     first, second = table.add(2)
     both = threading.Barrier(2, timeout=20)
     tries: list[str] = []
@@ -291,7 +291,9 @@ def test_a_record_whose_answer_was_lost_is_a_success_and_is_written_once(table: 
     assert len(table.rows("SELECT * FROM outbox")) == len(table.rows("SELECT * FROM artifacts")) == 1
 
 
-def test_a_record_whose_connection_broke_before_the_commit_is_written_again(table: JobTable, database: Database) -> None:
+def test_a_record_whose_connection_broke_before_the_commit_is_written_again(
+    table: JobTable, database: Database
+) -> None:
     (id_,) = table.add()
     worker = table.worker()
     (job,) = table.claim(worker)
@@ -358,8 +360,10 @@ def test_a_picture_without_its_embedding_gets_one_job_however_many_jobs_read_it(
 
     answers = [elsewhere.submit(write, *half).result for half in halves]
     assert [answer for get in answers for answer in get()] == ["succeeded"] * 20
-    (job,) = table.rows("SELECT checkpoints, dedupe_key FROM jobs JOIN (SELECT job_id AS id, key AS dedupe_key FROM "
-                        "job_dedupe) AS d USING (id) WHERE type = 'image.embed'")
+    (job,) = table.rows(
+        "SELECT checkpoints, dedupe_key FROM jobs JOIN (SELECT job_id AS id, key AS dedupe_key FROM "
+        "job_dedupe) AS d USING (id) WHERE type = 'image.embed'"
+    )
     assert job["checkpoints"] == ["space:1"]
     assert table.claim(one, type_="image.embed", lane="backfill") == []
     assert len(table.claim(one, type_="image.embed", lane="backfill", has=["space:1"])) == 1
@@ -406,13 +410,13 @@ def test_a_dedupe_key_taken_by_two_at_once_is_one_job(
 def test_a_dedupe_key_whose_holder_rolls_back_goes_to_the_one_that_waits(
     database: Database, table: JobTable, elsewhere: ThreadPoolExecutor
 ) -> None:
-    from storage.submit import submit_within
-
     mine, theirs = new(dedupe_key="k"), new(dedupe_key="k")
-    with pytest.raises(ZeroDivisionError), database.transaction() as connection:
+    waiting: Future[list[Submitted]] | None = None
+    with suppress(ZeroDivisionError), database.transaction() as connection:
         submit_within(connection, [theirs])
         waiting = elsewhere.submit(submit, database, [mine])
         until_it_waits(database, waiting)
-        raise ZeroDivisionError
+        raise ZeroDivisionError  # rolls back
+    assert waiting is not None
     assert waiting.result()[0].admission == Admission.INSERTED
     assert table.rows("SELECT job_id FROM job_dedupe") == [{"job_id": mine.id}]

@@ -65,6 +65,7 @@ class FaultyProxy:
         self.where = re.compile("GET .*object")
         self.seen: list[str] = []
         self.ranges: list[str | None] = []
+        self.conditions: list[str | None] = []
         self.sent = 0
         self.whole = b""
         self.released = threading.Event()
@@ -112,6 +113,7 @@ class FaultyProxy:
         self.seen.append(line)
         if handler.command == "GET":
             self.ranges.append(handler.headers.get("Range"))
+            self.conditions.append(handler.headers.get("If-Match"))
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
         fault = self.fault(line)
         if fault.status is not None:
@@ -293,6 +295,7 @@ def test_a_store_that_ignores_ranges_is_read_from_the_start(
     proxy.faults.extend([Fault(cut_after=2 * MIB), Fault(without_range=True)])
     assert store.download(stored.ref, target, max_bytes=MANY).sha256 == stored.sha256
     assert target.read_bytes() == stored.content
+    assert len(proxy.seen) == 2
 
 
 @pytest.mark.parametrize("size", [1000, 3 * MIB])
@@ -328,6 +331,7 @@ def test_an_object_replaced_between_two_parts_of_its_body_is_read_anew(
     pinned = store.download(old.ref, target, max_bytes=MANY)
     assert target.read_bytes() == new[0].content
     assert pinned.sha256 == new[0].sha256 != old.sha256
+    assert proxy.conditions == [None, f'"{hashlib.md5(old.content, usedforsecurity=False).hexdigest()}"', None]
 
 
 def test_a_pinned_object_replaced_between_two_parts_of_its_body_is_refused(

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from storage import jobs
-from storage.database import Database, DataError
 from storage.claim import mark_alone
+from storage.database import Database, DataError
 from storage.settle import Artifact, Ending, NewEmbedding, NewText, Rules, Settlement, already_settled, settle
 from storage.spaces import ensure_space
 from storage.submit import Admission, submit
@@ -20,7 +20,9 @@ SettleOne = Callable[..., str | None]
 ERROR = {"type": "Retry", "message": "not now"}
 
 
-def test_a_success_writes_everything_in_one_statement(database: Database, table: JobTable, settle_one: SettleOne) -> None:
+def test_a_success_writes_everything_in_one_statement(
+    database: Database, table: JobTable, settle_one: SettleOne
+) -> None:
     space = ensure_space(database, checkpoint="clip", revision="r1", dimension=3)
     (id_,) = table.add(message={"callback": "https://example.com/hook"}, labels={"set": "a"})
     (job,) = table.claim(table.worker())
@@ -219,7 +221,9 @@ def test_after_an_ambiguous_commit_the_success_under_my_fence_is_found(database:
         assert already_settled(connection, [mine]) == {job.fence.id: "succeeded"}
 
 
-def test_a_success_of_another_worker_is_not_taken_for_mine(table: JobTable, settle_one: SettleOne, database: Database) -> None:
+def test_a_success_of_another_worker_is_not_taken_for_mine(
+    table: JobTable, settle_one: SettleOne, database: Database
+) -> None:
     table.add()
     (mine,) = table.claim(table.worker())
     settle_one(mine, Ending.LOST)
@@ -263,7 +267,9 @@ def test_a_failed_job_frees_its_dedupe_key_and_a_succeeded_one_keeps_it_for_a_ti
     assert second != fourth
 
 
-def test_a_retry_by_command_starts_with_clean_counters(database: Database, table: JobTable, settle_one: SettleOne) -> None:
+def test_a_retry_by_command_starts_with_clean_counters(
+    database: Database, table: JobTable, settle_one: SettleOne
+) -> None:
     (id_,) = table.add(max_attempts=1, dedupe_key="k", message={"dedupe_key": "k"})
     worker = table.worker()
     (job,) = table.claim(worker)

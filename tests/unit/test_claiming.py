@@ -7,11 +7,12 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.settings import Lane
 from worker.backoff import Backoff
 from worker.claiming import MOST_AT_ONCE, MOST_IN_HAND, Appetite, shares
 from worker.costs import Costs
 
-WEIGHTS = {"interactive": 8.0, "upload": 4.0, "backfill": 1.0}
+WEIGHTS: dict[Lane, float] = {"interactive": 8.0, "upload": 4.0, "backfill": 1.0}
 
 
 def test_a_worker_takes_as_much_as_fills_a_few_predicted_seconds() -> None:

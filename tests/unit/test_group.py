@@ -95,13 +95,16 @@ async def test_those_who_wait_are_told_when_nobody_writes_any_more() -> None:
             except Closed:
                 closed.append(n)
 
-    with pytest.raises(BaseExceptionGroup):
+    async def all_at_once() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(group.keep)
             for n in range(3):
                 tasks.start_soon(one, n)
             await anyio.to_thread.run_sync(writing.wait)
             go_on.set()
+
+    with pytest.raises(BaseExceptionGroup):
+        await all_at_once()
     assert sorted(closed) == [0, 1, 2]
     with pytest.raises(Closed):
         await group(9)

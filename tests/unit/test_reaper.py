@@ -17,7 +17,9 @@ def silence(clock: FakeClock) -> Silence:
     return Silence(30, clock, gap_s=15)
 
 
-async def look_for(watch: Silence, clock: FakeClock, seconds: float, beats: dict[uuid.UUID, int]) -> dict[uuid.UUID, int]:
+async def look_for(
+    watch: Silence, clock: FakeClock, seconds: float, beats: dict[uuid.UUID, int]
+) -> dict[uuid.UUID, int]:
     """Looks every 2.5 s for so long; the answer of the last look."""
     silent: dict[uuid.UUID, int] = {}
     for _ in range(int(seconds / 2.5)):
