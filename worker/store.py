@@ -68,8 +68,6 @@ class Outputs:
         uri = ObjectUri(prefix.bucket, f"{prefix.key}/{file.role}{suffix}")
         with _opened(scratch, path, file.role) as handle:
             before = os.fstat(handle.fileno())
-            if not stat.S_ISREG(before.st_mode):
-                raise HandlerBug(f"output {file.role!r} is not a regular file")
             if before.st_size > self._max_bytes:
                 raise HandlerBug(f"output {file.role!r} has {before.st_size} bytes, the limit is {self._max_bytes}")
             digest = hashlib.file_digest(handle, "sha256").digest()
@@ -102,6 +100,9 @@ def _opened(scratch: Path, path: Path, role: str) -> Iterator[BinaryIO]:
             os.close(folder)
     except OSError as error:
         raise HandlerBug(f"output {role!r} was declared but cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise HandlerBug(f"output {role!r} is not a regular file")
     with os.fdopen(descriptor, "rb") as handle:
         yield handle
 
