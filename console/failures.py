@@ -68,12 +68,13 @@ def _settings(error: BaseException) -> Report | None:
     from handlers.registry import DuplicateType
     from intake.problems import Refused, describe
     from storage.query import BadQuery
+    from worker.health_server import CannotListen
 
     if isinstance(error, BadSetting):
         return Report(Exit.REFUSED, error.lines)
     if isinstance(error, Refused):
         return Report(Exit.REFUSED, describe(error.problems))
-    if isinstance(error, DuplicateType | CatalogueError | CheckpointError | BadQuery):
+    if isinstance(error, DuplicateType | CatalogueError | CheckpointError | BadQuery | CannotListen):
         return Report(Exit.REFUSED, [str(error)])
     return None
 

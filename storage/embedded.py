@@ -60,9 +60,9 @@ class EmbeddedPostgres:
     refuses root; it keeps the right to pass root's folders, so that data and binaries may lie in root's home.
     """
 
-    def __init__(self, folder: Path, *, linger_s: float = LINGER_S) -> None:
+    def __init__(self, folder: Path, *, linger_s: float | None = None) -> None:
         self._server = _Server(folder)
-        self._linger_s = linger_s
+        self._linger_s = LINGER_S if linger_s is None else linger_s
         self._use: int | None = None
 
     @property

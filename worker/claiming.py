@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -16,7 +16,7 @@ from config.settings import Lane
 from storage.claim import ClaimedJob, Want, WorkerRetired, claim
 from storage.database import Database, DatabaseError, Unreachable
 from storage.settle import Ending, Rules, Settlement, settle
-from storage.workers import Running
+from storage.workers import Running, running
 from worker.attempts import Attempts
 from worker.clock import Clock
 from worker.costs import Costs
@@ -138,10 +138,10 @@ class Claimer:
         self._health.rest("claim")
         self._ended.set()
 
-    async def reconcile(self, rows: Callable[[], Awaitable[Sequence[Running]]]) -> None:
+    async def reconcile(self) -> None:
         """Hands back running rows of ours that we know nothing of: a claim that committed but whose answer was lost."""
         async with self._claiming:
-            unknown = await self._attempts.reconcile(rows)
+            unknown = await self._attempts.reconcile(self._read_running)
             if unknown:
                 log.warning("handing back jobs of a claim whose answer was lost", jobs=len(unknown))
                 await anyio.to_thread.run_sync(self._hand_back, unknown, limiter=self._limiter)
@@ -189,6 +189,13 @@ class Claimer:
     def _take(self, wanted: Sequence[Want]) -> list[ClaimedJob]:
         with self._database.transaction() as connection:
             return claim(connection, self._worker, wanted, self._checkpoints)
+
+    async def _read_running(self) -> Sequence[Running]:
+        def read() -> Sequence[Running]:
+            with self._database.transaction() as connection:
+                return running(connection, self._worker)
+
+        return await anyio.to_thread.run_sync(read, limiter=self._limiter)
 
     def _hand_back(self, rows: Sequence[Running]) -> None:
         error = {"type": "WorkerLost", "message": "handed back before it ran"}

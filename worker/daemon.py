@@ -15,7 +15,7 @@ import os
 import platform
 import signal
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
@@ -26,8 +26,9 @@ import structlog
 import uuid_utils.compat
 
 from storage import spaces, workers
+from storage.claim import WorkerRetired
 from storage.database import DatabaseError, Unreachable
-from storage.workers import Running
+from storage.settle import Ending
 from worker import folders
 from worker.attempts import Attempt, Attempts, Stop
 from worker.backoff import Backoff
@@ -58,12 +59,15 @@ STORE_THREADS = 32
 async def serve(parts: Parts, *, on_start: Callable[[uuid.UUID], None] | None = None) -> End:
     """Works until SIGTERM or SIGINT: the first drains, the second leaves at once. Returns how it ended."""
     drain, leave = anyio.Event(), anyio.Event()
+    previous: uuid.UUID | None = None
     async with anyio.create_task_group() as group:
         group.start_soon(_signals, drain, leave)
         while not drain.is_set():
+            life = Life(parts, uuid_utils.compat.uuid7(), previous)
+            previous = life.worker
             try:
-                await _live(parts, drain, leave, on_start)
-            except* LeaseLost as lost:
+                await _live(life, drain, leave, on_start)
+            except* (LeaseLost, WorkerRetired) as lost:
                 log.error("lease lost: starting over with a new id", why=str(lost.exceptions[0]))
             except* Unreachable as error:
                 log.warning("waiting for the database", error=str(error.exceptions[0]))
@@ -87,14 +91,13 @@ async def _signals(drain: anyio.Event, leave: anyio.Event) -> None:
 
 
 async def _live(
-    parts: Parts, drain: anyio.Event, leave: anyio.Event, on_start: Callable[[uuid.UUID], None] | None
+    life: Life, drain: anyio.Event, leave: anyio.Event, on_start: Callable[[uuid.UUID], None] | None
 ) -> None:
-    life = Life(parts, uuid_utils.compat.uuid7())
     await life.begin()
     if on_start is not None:
         on_start(life.worker)
     async with AsyncExitStack() as held:
-        held.enter_context(folders.scratch(parts.settings.scratch, life.worker))
+        held.enter_context(folders.scratch(life.parts.settings.scratch, life.worker))
         async with anyio.create_task_group() as group:
             group.start_soon(_leave_at_once, leave, group.cancel_scope)
             await life.run(group, drain)
@@ -111,13 +114,15 @@ async def _leave_at_once(leave: anyio.Event, scope: anyio.CancelScope) -> None:
 class Life:
     """One worker id, from its row to its last word."""
 
-    def __init__(self, parts: Parts, worker: uuid.UUID) -> None:
+    def __init__(self, parts: Parts, worker: uuid.UUID, previous: uuid.UUID | None) -> None:
+        """`previous` is this process's life before, whose lease was lost."""
         settings = parts.settings
         self.parts = parts
         self.worker = worker
+        self._previous = previous
         self._attempts = Attempts(parts.clock)
         self._costs = Costs()
-        # One connection is kept back for the beat: a full pool must never look like a dead worker.
+        # One connection and one thread are kept back for the beat: a full pool must never look like a dead worker.
         self._database_limiter = anyio.CapacityLimiter(settings.database_connections - 1)
         self._beat_limiter = anyio.CapacityLimiter(1)
         self._fetch_limiter = anyio.CapacityLimiter(STORE_THREADS)
@@ -132,7 +137,6 @@ class Life:
             clock=parts.clock,
             limiter=self._beat_limiter,
             doing=self._attempts.doing,
-            reconcile=self._reconcile,
         )
         self._space: EmbedSpace | None = None
         self._claimer: Claimer | None = None
@@ -144,6 +148,11 @@ class Life:
     def _register(self) -> None:
         parts = self.parts
         with parts.database.transaction() as connection:
+            if self._previous is not None:
+                # Its children are dead, and nothing of it runs: nobody needs to wait a lease for that.
+                workers.retire(connection, self._previous, "its lease was lost")
+                why = "the worker had lost its lease"
+                workers.end_running(connection, self._previous, Ending.INTERRUPTED, why, parts.rules)
             workers.register(
                 connection,
                 self.worker,
@@ -192,9 +201,10 @@ class Life:
                 new_jobs=claimer.wake,
                 cancel=self._cancel,
                 clock=parts.clock,
-                limiter=self._beat_limiter,
+                limiter=anyio.CapacityLimiter(1),
             )
         )
+        group.start_soon(self._reconcile, claimer)
         group.start_soon(self._report)
         group.start_soon(claimer.keep)
         log.info("worker started", worker=str(self.worker), executor=self._executor.name)
@@ -319,9 +329,14 @@ class Life:
         if (attempt := self._attempts.get(id_)) is not None:
             attempt.stop(Stop.CANCELLED)
 
-    async def _reconcile(self, rows: Callable[[], Awaitable[Sequence[Running]]]) -> None:
-        if self._claimer is not None:
-            await self._claimer.reconcile(rows)
+    async def _reconcile(self, claimer: Claimer) -> None:
+        """Compares notes with the database once a beat, but not in the beat's own task, which must wait for nobody."""
+        while True:
+            await self.parts.clock.sleep(self.parts.settings.beat)
+            try:
+                await claimer.reconcile()
+            except DatabaseError as error:
+                log.warning("cannot compare notes with the database", error=str(error))
 
     async def _report(self) -> None:
         """Feeds health and metrics, and wakes the claim loop when the executor has become ready."""

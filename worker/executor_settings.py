@@ -32,7 +32,8 @@ def executor_settings(parts: Parts, scratch: Path) -> ExecutorSettings:
         python=settings.executor_python,
         scratch=scratch,
         private=settings.home / "executor",
-        read_only=(settings.models, settings.cache),
+        # A checkpoint may lie outside of the models folder, where the catalogue says so.
+        read_only=(settings.cache, *(Path(spec.path) for spec in parts.checkpoints.values())),
         gpu=device != "cpu",
     )
     command = parts.sandbox.command(view, rlimits=Rlimits(data_bytes=settings.executor_memory), environ=parts.environ)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
@@ -13,7 +13,6 @@ import structlog
 from storage import workers
 from storage.claim import WorkerRetired
 from storage.database import Database, Unreachable
-from storage.workers import Running
 from worker.clock import Clock
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.lease")
@@ -40,7 +39,6 @@ class Lease:
         clock: Clock,
         limiter: anyio.CapacityLimiter,
         doing: Callable[[], Mapping[str, Any]],
-        reconcile: Callable[[Callable[[], Awaitable[Sequence[Running]]]], Awaitable[None]],
     ) -> None:
         self._database = database
         self._worker = worker
@@ -50,7 +48,6 @@ class Lease:
         self._clock = clock
         self._limiter = limiter
         self._doing = doing
-        self._reconcile = reconcile
         self._confirmed = clock.monotonic()
 
     @property
@@ -70,7 +67,6 @@ class Lease:
             try:
                 await anyio.to_thread.run_sync(self._beat, self._doing(), limiter=self._limiter)
                 self._confirmed = max(self._confirmed, sent)
-                await self._reconcile(self._running)
             except WorkerRetired:
                 raise LeaseLost("a reaper retired this worker") from None
             except Unreachable as error:
@@ -91,10 +87,3 @@ class Lease:
     def _beat(self, doing: Mapping[str, Any]) -> None:
         with self._database.transaction() as connection:
             workers.beat(connection, self._worker, doing)
-
-    async def _running(self) -> Sequence[Running]:
-        return await anyio.to_thread.run_sync(self._read_running, limiter=self._limiter)
-
-    def _read_running(self) -> Sequence[Running]:
-        with self._database.transaction() as connection:
-            return workers.running(connection, self._worker)

@@ -22,7 +22,7 @@ from handlers.declaration import Many, Media, Named, One
 from handlers.errors import HandlerBug, JobError
 from handlers.protocol import CheckpointSpec, Order, Outcome
 from handlers.registry import AnyHandler, Registry
-from storage.claim import ClaimedJob, mark_alone
+from storage.claim import ClaimedJob, WorkerRetired, mark_alone
 from storage.database import Database, DataError
 from storage.objects.errors import ObjectError
 from storage.settle import Artifact, Ending, Settlement
@@ -122,6 +122,8 @@ class Runner:
                 outcome = await self._executor.run(order, time_limit_s=limit, progress=_progress_of(attempt))
             else:
                 async with self._executor.exclusive():
+                    # Ready first: a death between the mark and the start would be laid at this job's door.
+                    await self._executor.ready()
                     await self._mark_alone(attempt)
                     outcome = await self._executor.run(order, time_limit_s=limit, progress=_progress_of(attempt))
         for stage in ("prepare", "wait", "infer", "finish"):
@@ -191,6 +193,8 @@ class Runner:
                     log.warning("the job was no longer ours when its end was to be recorded")
                 except Closed:
                     log.warning("the worker's life ended before the job's end was recorded")
+                except WorkerRetired:
+                    raise
                 except Exception as error:  # one strange job must not end the worker and its neighbours
                     log.exception("the worker itself failed on the job")
                     settlement = judge(job, HandlerBug(f"{type(error).__name__}: {error}"), self._backoff)

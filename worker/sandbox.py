@@ -264,11 +264,10 @@ def _system_folder(folder: Path) -> list[str]:
 
 def _bubblewrap(view: View, libraries: Sequence[Path]) -> list[str]:
     argv = _bubblewrap_base()
-    folders = [*libraries, *view.read_only]
     # Outer folders first: a later mount hides what an earlier one put below it.
-    for folder in sorted(dict.fromkeys(folders), key=lambda each: len(each.parts)):
-        if not _is_below(folder, ("/usr",)):
-            argv += ["--ro-bind", str(folder), str(folder)]
+    for folder in sorted({*libraries, *view.read_only}, key=lambda each: (len(each.parts), each)):
+        if not folder.is_relative_to("/usr"):
+            argv += ["--ro-bind-try", str(folder), str(folder)]
     for name, path in _packages(view).items():
         argv += ["--ro-bind", str(path), str(_INSIDE / name)]
     argv += ["--bind", str(view.scratch), str(view.scratch), "--chdir", str(view.scratch)]
@@ -327,7 +326,3 @@ def _runtime_arguments(rlimits: Rlimits, *, guard: bool) -> list[str]:
     if rlimits.data_bytes is not None:
         arguments += ["--data-bytes", str(rlimits.data_bytes)]
     return [*arguments, "--guard"] if guard else arguments
-
-
-def _is_below(path: Path, roots: Sequence[str]) -> bool:
-    return any(path.is_relative_to(root) for root in roots)

@@ -12,8 +12,8 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import anyio
 import anyio.to_thread
@@ -88,7 +88,7 @@ class Outputs:
 
 
 @contextmanager
-def _opened(scratch: Path, path: Path, role: str) -> Iterator[BinaryIO]:
+def _opened(scratch: Path, path: Path, role: str) -> Iterator[BufferedReader]:
     """An output, opened without following a link: not in its own place, not in place of the job's scratch folder."""
     if path.parent != scratch:
         raise HandlerBug(f"output {role!r} is not in the job's scratch folder")

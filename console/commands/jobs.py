@@ -81,8 +81,9 @@ def retry(ids: Sequence[str], all_: bool, dry_run: bool, as_json: bool, **filter
         states = store.finished_at(connection, some)
         return {id_: "queued" if id_ in again else _why_not_retried(states, id_) for id_ in some}
 
+    among = _filter(chosen, _RETRYABLE)
     with Deployment.load() as deployment:
-        answers = _act(deployment.database, ids, _filter(chosen, _RETRYABLE), act, dry_run, _RETRYABLE)
+        answers = _act(deployment.database, ids, among, act, dry_run, _RETRYABLE)
     _tell(answers, as_json, dry_run, "queued again", "queued")
     return Exit.REFUSED if ids and not dry_run and any(answer != "queued" for answer in answers.values()) else Exit.DONE
 
@@ -104,13 +105,14 @@ def cancel(ids: Sequence[str], all_: bool, dry_run: bool, as_json: bool, **filte
     """End jobs that nobody wants any more: queued ones at once, running ones as soon as their worker hears of it."""
     chosen = taken(filters)
     _check_choice(ids, chosen, all_)
+    among = _filter(chosen, _LIVE)
     with Deployment.load() as deployment:
         rules = deployment.settle_rules
 
         def act(connection: Any, some: Sequence[uuid.UUID]) -> dict[uuid.UUID, str]:
             return dict(store.cancel(connection, some, rules))
 
-        answers = _act(deployment.database, ids, _filter(chosen, _LIVE), act, dry_run, _LIVE)
+        answers = _act(deployment.database, ids, among, act, dry_run, _LIVE)
     _tell(answers, as_json, dry_run, "cancelled, or asked to end", CancelAnswer.CANCELLED, CancelAnswer.REQUESTED)
     unknown = any(answer == CancelAnswer.UNKNOWN for answer in answers.values())
     return Exit.REFUSED if unknown else Exit.DONE

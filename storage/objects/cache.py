@@ -85,7 +85,8 @@ class ContentCache:
         self._max_bytes = max_bytes
         self._now_ns = now_ns
         self._lock = threading.Lock()
-        self._evicting = threading.Lock()
+        self._evicting = False
+        self._evict_again = False
         self._verified: set[tuple[int, int, int]] = set()  # inode, size, time of the last change
         for part in (self._content, self._processes):
             part.mkdir(parents=True, exist_ok=True)
@@ -183,22 +184,40 @@ class ContentCache:
             # Other processes add too: the folder is looked through now and then, in any case.
             if self._bytes <= self._max_bytes and self._added <= self._max_bytes * LOOK_AGAIN:
                 return
-        if not self._evicting.acquire(blocking=False):
-            return
+            self._evict_again = True
+            if self._evicting:
+                return  # whoever is at it will look once more
+            self._evicting = True
         try:
-            entries = sorted(self._entries(), key=lambda entry: entry.wanted_ns)
-            total = sum(entry.size for entry in entries)
-            if total > self._max_bytes:
-                for entry in entries:
-                    if total <= self._max_bytes * LOW_WATER:
-                        break
-                    if entry.links == 1:
-                        entry.path.unlink(missing_ok=True)
-                        total -= entry.size
+            while self._has_to_look():
+                self._look_through()
+        except BaseException:
             with self._lock:
-                self._bytes, self._added = total, 0
-        finally:
-            self._evicting.release()
+                self._evicting = False
+            raise
+
+    def _has_to_look(self) -> bool:
+        with self._lock:
+            again, self._evict_again = self._evict_again, False
+            if not again:
+                self._evicting = False
+            else:
+                self._added = 0
+            return again
+
+    def _look_through(self) -> None:
+        entries = sorted(self._entries(), key=lambda entry: entry.wanted_ns)
+        total = sum(entry.size for entry in entries)
+        goal = self._max_bytes * LOW_WATER if total > self._max_bytes else total
+        for entry in entries:
+            if total <= goal:
+                break
+            if entry.links == 1:
+                entry.path.unlink(missing_ok=True)
+                total -= entry.size
+        with self._lock:
+            # What was added meanwhile may be in the total already: better counted twice than not at all.
+            self._bytes = total + self._added
 
     def _entries(self) -> Iterator[_Entry]:
         for folder in self._content.iterdir():

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import psutil
 
 from handlers.protocol import Hello, Limits, Order
 from worker.executor import ExecutorSettings, Timeouts
@@ -79,13 +78,34 @@ def order(folder: Path, type_: str = "test.noop", **params: Any) -> Order:
 
 def processes(*argv: str) -> list[int]:
     """Living processes that have these arguments one after the other."""
-    found = []
-    for process in psutil.process_iter():
+    words = "\0".join(argv)
+    return [pid for pid, (_, line) in _living().items() if words in line]
+
+
+def descendants(pid: int) -> list[int]:
+    """Living processes that it started, and they, and so on."""
+    living = _living()
+    found = [pid]
+    for each in found:
+        found += [child for child, (parent, _) in living.items() if parent == each]
+    return found[1:]
+
+
+def is_living(pid: int) -> bool:
+    """Whether there is such a process, and it is more than an exit status."""
+    return pid in _living()
+
+
+def _living() -> dict[int, tuple[int, str]]:
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and "\0".join(argv) in "\0".join(process.cmdline()):
-                found.append(process.pid)
-        except psutil.NoSuchProcess:
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            line = (folder / "cmdline").read_text(errors="replace")
+        except OSError:
             continue
+        if state != "Z":
+            found[int(folder.name)] = (int(parent), line)
     return found
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
-import psutil
 import pytest
 
 from handlers.protocol import Outcome
-from tests.integration.executors import order, processes, sandboxes, settings, until
+from tests.integration.executors import descendants, is_living, order, processes, sandboxes, settings, until
 from worker.executor import Executor, ExecutorInterrupted, ExecutorLost, ExecutorState, Timeouts
 from worker.sandbox import Rlimits
 
@@ -56,7 +56,7 @@ async def test_many_jobs_run_at_a_time_and_each_has_its_own_answer(tmp_path: Pat
         assert {"test.noop", "test.code", "image.caption"} <= set(ready.types)
         ends = Ends(executor, tmp_path)
         for n in range(300):
-            group.start_soon(lambda n=n: ends.run(str(n), "test.code", code="found = given['n']", given={"n": n}))
+            group.start_soon(partial(ends.run, str(n), "test.code", code="found = given['n']", given={"n": n}))
     found = {name: end.result for name, end in ends.of.items() if isinstance(end, Outcome)}
     assert found == {str(n): {"found": n} for n in range(300)}
     assert executor.state is ExecutorState.STOPPED
@@ -221,8 +221,8 @@ async def test_a_process_stopped_by_a_signal_is_killed_too(tmp_path: Path) -> No
     async with Executor(settings(tmp_path, SANDBOX, timeouts=timeouts)) as executor:
         await executor.ready()
         assert executor.pid is not None
-        for process in psutil.Process(executor.pid).children(recursive=True):
-            process.send_signal(signal.SIGSTOP)
+        for pid in descendants(executor.pid):
+            os.kill(pid, signal.SIGSTOP)
         await until(lambda: executor.starts == 2)
         await executor.ready()
 
@@ -236,11 +236,11 @@ async def test_whatever_ends_the_executor_nothing_is_left_and_every_attempt_has_
             group.start_soon(lambda: ends.run("b", "test.act", act="start a program", seconds=seconds))
             await until(lambda: len(processes("sleep", str(seconds))) == 2)
             assert executor.pid is not None
-            tree = psutil.Process(executor.pid).children(recursive=True)
+            tree = descendants(executor.pid)
             assert len(tree) >= 3
             scope.cancel()
     assert scope.cancelled_caught
-    assert not [process for process in tree if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert [pid for pid in tree if is_living(pid)] == []
     assert processes("sleep", str(seconds)) == []
     assert executor.state is ExecutorState.STOPPED
 

@@ -19,6 +19,7 @@ from console.commands.top import rates_between
 from console.failures import Exit, report
 from console.options import Age, Moment
 from intake.problems import Code, Problem, Refused
+from storage import revision, schema
 from storage.database import Conflict, DataError, LockTimeout, Unreachable
 from storage.embedded import EmbeddedError
 from storage.objects.errors import ObjectMissing, StoreUnavailable
@@ -54,7 +55,10 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["submit", "test.noop", "--param", "ouput_bytes=1"], "did you mean output_bytes?"),
         (["submit", "test.noop", "--priority", "101"], "/priority: is 101; write a number of at most 100"),
         (["submit", "test.noop", "--id", "7"], '/id: is "7", which is no UUID'),
-        (["submit", "test.noop", "--input", "files.a=s3://others/key"], 'bucket "others" may not be read'),
+        (
+            ["submit", "test.noop", "--input", "files.a=s3://others/key"],
+            'is "s3://others/key", which jobs may not read',
+        ),
         (["submit", "test.noop", "--input", "files.a=s3://media/../key"], "/inputs/files/a"),
         (["submit", "test.noop", "--input", "files.a=file:///etc/passwd"], "has the scheme file:"),
         (["submit", "test.noop", "--input", "files.a=missing.png"], "missing.png: No such file or directory"),
@@ -160,11 +164,15 @@ def test_help_loads_nothing_that_is_slow_to_load() -> None:
     program = (
         "import sys\nfrom console.cli import run\n"
         "code = run(['--help'])\n"
-        "slow = {'torch', 'boto3', 'botocore', 'sqlalchemy', 'psycopg2', 'alembic', 'pydantic', 'rich', 'anyio', 'yaml'}\n"
+        "slow = {'torch', 'boto3', 'sqlalchemy', 'psycopg2', 'alembic', 'pydantic', 'rich', 'anyio', 'yaml'}\n"
         "print(sorted(slow & set(sys.modules)), code)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[] 0"
+
+
+def test_the_newest_revision_is_told_without_alembic_as_alembic_tells_it() -> None:
+    assert revision.newest() == schema.head()
 
 
 def test_types_are_explained_from_their_declarations(capsys: pytest.CaptureFixture[str]) -> None:

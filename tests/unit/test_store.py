@@ -136,8 +136,8 @@ async def test_an_output_that_is_written_to_while_it_is_stored_is_refused(scratc
     path.write_bytes(b"{}")
 
     class Slow(LocalStore):
-        def upload(self, *args: Any, **more: Any) -> ObjectInfo:
-            info = super().upload(*args, **more)
+        def _upload(self, *args: Any) -> ObjectInfo:
+            info = super()._upload(*args)
             path.write_bytes(b"[]")
             return info
 
