@@ -39,6 +39,7 @@ from worker.executor import Executor, ExecutorState
 from worker.executor_settings import executor_settings
 from worker.fetch import Fetcher, Pinner
 from worker.group import Group
+from worker.image_limits import ImageLimits
 from worker.lease import Lease, LeaseLost
 from worker.maintenance import Maintenance
 from worker.outage import Patience
@@ -185,7 +186,13 @@ class Life:
         pinner = Pinner(parts.database, self._space.id if self._space else None, patience)
         pin = Group(pinner.write, limiter=self._database_limiter)
         runner = self._runner(
-            Fetcher(parts.reader, pin, max_bytes=parts.settings.object_bytes, limiter=self._fetch_limiter),
+            Fetcher(
+                parts.reader,
+                pin,
+                max_bytes=parts.settings.object_bytes,
+                limiter=self._fetch_limiter,
+                metrics=parts.metrics,
+            ),
             record,
             patience,
         )
@@ -207,6 +214,7 @@ class Life:
         group.start_soon(self._reconcile, claimer)
         group.start_soon(self._report)
         group.start_soon(claimer.keep)
+        parts.metrics.set("build_info", 1, version=parts.build)
         log.info("worker started", worker=str(self.worker), executor=self._executor.name)
         await drain.wait()
         await self._drain(claimer)
@@ -251,12 +259,14 @@ class Life:
                 default_prefix=settings.output_prefix,
                 max_bytes=settings.object_bytes,
                 limiter=self._store_limiter,
+                metrics=parts.metrics,
             ),
             record=record,
             space=self._space,
             checkpoints=parts.checkpoints,
             roles=parts.roles,
             limits=Limits(settings.job_time_limit_s, settings.job_time_limits),
+            image_limits=ImageLimits.of(settings),
             backoff=Backoff(settings.backoff_base_s, settings.backoff_cap_s, parts.rng),
             scratch=self._scratch,
             metrics=parts.metrics,
@@ -306,6 +316,7 @@ class Life:
             history_kept=timedelta(seconds=settings.history_kept),
             clock=self.parts.clock,
             limiter=self._database_limiter,
+            metrics=self.parts.metrics,
         )
 
     # --- what the parts ask of each other ---

@@ -21,6 +21,7 @@ from storage.objects.errors import ObjectError
 from storage.objects.reader import HeldObject, ObjectReader
 from storage.objects.uri import ObjectUri
 from worker.group import Group
+from worker.metrics import Metrics
 from worker.outage import Patience
 from worker.record import FenceLost
 
@@ -131,11 +132,13 @@ class Fetcher:
         *,
         max_bytes: int,
         limiter: anyio.CapacityLimiter,
+        metrics: Metrics,
     ) -> None:
         self._reader = reader
         self._pin = pin
         self._max_bytes = max_bytes
         self._limiter = limiter
+        self._metrics = metrics
 
     async def fetch(self, job: ClaimedJob, declared: Mapping[str, Inputs], held: AsyncExitStack) -> Files:
         """Fetches all inputs; the files stay readable until `held` closes.
@@ -156,6 +159,7 @@ class Fetcher:
                 )
             except ObjectError as error:
                 objects[index] = error
+            self._count(objects[index])
 
         async with anyio.create_task_group() as group:
             for index, reference in enumerate(wanted):
@@ -163,6 +167,16 @@ class Fetcher:
         files = [_file(reference, object_) for reference, object_ in zip(wanted, objects, strict=True)]
         embedded = await self._pin(Pin(job.fence, [file.pinned for file in files]))
         return Files(files, embedded)
+
+
+    def _count(self, found: HeldObject | ObjectError | None) -> None:
+        if isinstance(found, HeldObject) and found.downloaded:
+            self._metrics.count("cache_misses_total")
+            self._metrics.count("fetched_bytes_total", found.pinned.size)
+        elif isinstance(found, HeldObject):
+            self._metrics.count("cache_hits_total")
+        elif isinstance(found, ObjectError) and not found.permanent:
+            self._metrics.count("store_errors_total", what="fetch")
 
 
 def _file(reference: Reference, held: HeldObject | ObjectError | None) -> FetchedFile:

@@ -14,9 +14,10 @@ from storage import jobs, partitions, sweep
 from storage.claim import Fence
 from storage.database import Database, DatabaseError
 from storage.objects.base import ObjectStore
-from storage.objects.errors import ObjectError
+from storage.objects.errors import ObjectError, StoreUnavailable
 from storage.settle import Rules
 from worker.clock import Clock
+from worker.metrics import Metrics
 from worker.store import output_prefix
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.maintenance")
@@ -44,6 +45,7 @@ class Maintenance:
         history_kept: timedelta,
         clock: Clock,
         limiter: anyio.CapacityLimiter,
+        metrics: Metrics,
     ) -> None:
         self._database = database
         self._store = store
@@ -52,6 +54,7 @@ class Maintenance:
         self._history_kept = history_kept
         self._clock = clock
         self._limiter = limiter
+        self._metrics = metrics
 
     @property
     def chores(self) -> tuple[Chore, ...]:
@@ -93,19 +96,29 @@ class Maintenance:
         """Deletes outputs of attempts that ended without success; returns how many objects went."""
         with self._database.transaction() as connection:
             due = sweep.take_due(connection)
+        deleted = sum(self._sweep(attempt) for attempt in due)
+        if deleted:
+            log.info("swept outputs of attempts without success", attempts=len(due), objects=deleted)
+        return deleted
+
+    def _sweep(self, attempt: sweep.Unsuccessful) -> int:
+        """One attempt's outputs; where the store refuses them, they are due again later and keep no other waiting."""
+        fence = Fence(attempt.job_id, attempt.attempt, attempt.worker_id)
+        prefix = output_prefix(self._output, attempt.output, fence)
         deleted = 0
-        for attempt in due:
-            prefix = output_prefix(
-                self._output, attempt.output, Fence(attempt.job_id, attempt.attempt, attempt.worker_id)
-            )
+        try:
             # The prefix names one attempt of one job: the listing sees nothing that is not its own.
             for info in self._store.list(prefix.bucket, f"{prefix.key}/"):
                 self._store.delete(info.uri)
                 deleted += 1
-            with self._database.transaction() as connection:
-                sweep.swept(connection, attempt)
-        if deleted:
-            log.info("swept outputs of attempts without success", attempts=len(due), objects=deleted)
+        except StoreUnavailable:
+            self._metrics.count("store_errors_total", what="sweep")
+            raise  # the next one would wait as long for the same
+        except ObjectError as error:
+            log.warning("outputs cannot be swept, trying again later", prefix=str(prefix), error=str(error))
+            return deleted
+        with self._database.transaction() as connection:
+            sweep.swept(connection, attempt)
         return deleted
 
     def keep_partitions(self) -> None:

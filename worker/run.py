@@ -31,6 +31,7 @@ from worker.backoff import Backoff
 from worker.executor import Executor, ExecutorInterrupted, ExecutorLost
 from worker.fetch import Fetcher, Files
 from worker.group import Closed, Group
+from worker.image_limits import ImageLimits
 from worker.judge import AttemptFailed, judge, stopped
 from worker.metrics import Metrics
 from worker.outage import Patience
@@ -74,6 +75,7 @@ class Runner:
         checkpoints: Mapping[str, CheckpointSpec],
         roles: Mapping[str, str],
         limits: Limits,
+        image_limits: ImageLimits,
         backoff: Backoff,
         scratch: Path,
         metrics: Metrics,
@@ -91,6 +93,7 @@ class Runner:
         self._checkpoints = checkpoints
         self._roles = roles
         self._limits = limits
+        self._image_limits = image_limits
         self._backoff = backoff
         self._scratch = scratch
         self._metrics = metrics
@@ -271,6 +274,7 @@ class Runner:
             inputs=_shaped(handler, files),
             scratch=str(scratch),
             seed=_seed(job.fence.id, params),
+            limits=self._image_limits.over(file.pinned.bucket for file in files.files),
             embed=tuple(
                 file.pointer
                 for file in files.files

@@ -21,9 +21,11 @@ import anyio.to_thread
 from handlers.errors import HandlerBug
 from handlers.protocol import OutputFile
 from storage.claim import ClaimedJob, Fence
-from storage.objects.base import ObjectStore
+from storage.objects.base import ObjectInfo, ObjectStore
+from storage.objects.errors import ObjectError
 from storage.objects.uri import ObjectUri
 from storage.settle import Artifact
+from worker.metrics import Metrics
 
 _ROLE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
@@ -40,12 +42,19 @@ class Outputs:
     """Stores the files of attempts."""
 
     def __init__(
-        self, store: ObjectStore, *, default_prefix: str, max_bytes: int, limiter: anyio.CapacityLimiter
+        self,
+        store: ObjectStore,
+        *,
+        default_prefix: str,
+        max_bytes: int,
+        limiter: anyio.CapacityLimiter,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._default_prefix = default_prefix
         self._max_bytes = max_bytes
         self._limiter = limiter
+        self._metrics = metrics
 
     async def store(self, job: ClaimedJob, scratch: Path, files: Sequence[OutputFile]) -> list[Artifact]:
         """Uploads the files. Raises HandlerBug for one that is not what it should be, and ObjectError."""
@@ -72,7 +81,7 @@ class Outputs:
                 raise HandlerBug(f"output {file.role!r} has {before.st_size} bytes, the limit is {self._max_bytes}")
             digest = hashlib.file_digest(handle, "sha256").digest()
             # By its descriptor: behind the path there may be another file by now.
-            info = self._store.upload(Path(f"/proc/self/fd/{handle.fileno()}"), uri, content_type=file.media_type)
+            info = self._upload(Path(f"/proc/self/fd/{handle.fileno()}"), uri, file.media_type)
             if _changed(before, os.fstat(handle.fileno())):
                 raise HandlerBug(f"output {file.role!r} was written to while it was stored")
         return Artifact(
@@ -85,6 +94,16 @@ class Outputs:
             version_id=info.version_id,
             etag=info.etag,
         )
+
+    def _upload(self, source: Path, uri: ObjectUri, media_type: str) -> ObjectInfo:
+        try:
+            info = self._store.upload(source, uri, content_type=media_type)
+        except ObjectError as error:
+            if not error.permanent:
+                self._metrics.count("store_errors_total", what="store")
+            raise
+        self._metrics.count("stored_bytes_total", info.size)
+        return info
 
 
 @contextmanager

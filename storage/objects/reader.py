@@ -27,6 +27,8 @@ class HeldObject:
 
     pinned: Pinned
     held: Held
+    downloaded: bool
+    """Whether this caller's wish was what fetched it: False where it was at hand, or another's download was shared."""
 
     @property
     def path(self) -> Path:
@@ -139,7 +141,7 @@ class ObjectReader:
         except OSError as error:
             waiter.set_exception(error)
         else:
-            waiter.set_result(replace(found, held=held))
+            waiter.set_result(replace(found, held=held, downloaded=False))
 
     def _cached(self, version: _Version, info: ObjectInfo) -> HeldObject | None:
         with self._lock:
@@ -148,7 +150,8 @@ class ObjectReader:
         if held is None:
             return None
         self._remember(version, held.sha256)
-        return HeldObject(Pinned(info.uri, info.version_id, info.etag, held.size, held.sha256), held)
+        pinned = Pinned(info.uri, info.version_id, info.etag, held.size, held.sha256)
+        return HeldObject(pinned, held, downloaded=False)
 
     def _fetch(self, version: _Version, info: ObjectInfo, max_bytes: int) -> HeldObject:
         ref = ObjectRef(info.uri, info.version_id, info.etag)
@@ -156,7 +159,7 @@ class ObjectReader:
             pinned = self._store.download(ref, path, max_bytes=max_bytes)
             held = self._cache.add(path, pinned.sha256)
         self._remember(version, pinned.sha256)
-        return HeldObject(pinned, held)
+        return HeldObject(pinned, held, downloaded=True)
 
     def _remember(self, version: _Version, sha256: str) -> None:
         if not version.lasting:

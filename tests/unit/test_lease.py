@@ -35,7 +35,7 @@ class Beats(Lease):
         self._happens = list(happens)
         self.sent = 0
 
-    def _beat(self, doing: Mapping[str, Any]) -> None:  # noqa: ARG002 as declared
+    def _beat(self, doing: Mapping[str, Any]) -> None:
         self.sent += 1
         happens = self._happens.pop(0) if self._happens else None
         if isinstance(happens, threading.Event):
@@ -55,7 +55,7 @@ def lost(*, match: str) -> Any:
 
 async def settle_threads() -> None:
     """Lets what runs in threads come back: the fake clock does not wait for it."""
-    for _ in range(20):
+    for _ in range(4):
         await anyio.to_thread.run_sync(lambda: None)
         await anyio.wait_all_tasks_blocked()
 
@@ -65,8 +65,8 @@ async def keep_for(lease: Beats, clock: FakeClock, seconds: float) -> None:
         tasks.start_soon(lease.keep)
         tasks.start_soon(lease.watch)
         await settle_threads()
-        for _ in range(int(seconds)):
-            await clock.advance(1)
+        for _ in range(int(seconds / BEAT)):
+            await clock.advance(BEAT)
             await settle_threads()
         tasks.cancel_scope.cancel()
 
@@ -90,7 +90,7 @@ async def test_without_a_confirmed_beat_it_is_lost_one_beat_before_anybody_may_r
 
 async def test_an_outage_shorter_than_that_is_survived() -> None:
     clock = FakeClock()
-    lease = Beats(clock, None, *[Unreachable("away")] * 4)
+    lease = Beats(clock, None, *[Unreachable("away")] * 3)
     await keep_for(lease, clock, 60)
     assert not lease.lost
 

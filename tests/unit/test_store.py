@@ -19,6 +19,7 @@ from storage.objects.base import ObjectInfo, ObjectRef
 from storage.objects.local import LocalStore
 from storage.objects.rules import BucketRules
 from storage.objects.uri import ObjectUri
+from worker.metrics import Metrics
 from worker.store import Outputs, output_prefix
 
 FENCE = Fence(uuid.UUID(int=7), 3, uuid.UUID("00000000-0000-7000-8000-0000deadbeef"))
@@ -39,7 +40,13 @@ def store(tmp_path: Path) -> LocalStore:
 
 
 def outputs(store: LocalStore, max_bytes: int = 1000) -> Outputs:
-    return Outputs(store, default_prefix="s3://media/derived/", max_bytes=max_bytes, limiter=anyio.CapacityLimiter(1))
+    return Outputs(
+        store,
+        default_prefix="s3://media/derived/",
+        max_bytes=max_bytes,
+        limiter=anyio.CapacityLimiter(1),
+        metrics=Metrics(),
+    )
 
 
 def job(**message: Any) -> ClaimedJob:
