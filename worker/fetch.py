@@ -168,7 +168,6 @@ class Fetcher:
         embedded = await self._pin(Pin(job.fence, [file.pinned for file in files]))
         return Files(files, embedded)
 
-
     def _count(self, found: HeldObject | ObjectError | None) -> None:
         if isinstance(found, HeldObject) and found.downloaded:
             self._metrics.count("cache_misses_total")

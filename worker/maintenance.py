@@ -16,6 +16,7 @@ from storage.database import Database, DatabaseError
 from storage.objects.base import ObjectStore
 from storage.objects.errors import ObjectError, StoreUnavailable
 from storage.settle import Rules
+from storage.sweep import Unsuccessful
 from worker.clock import Clock
 from worker.metrics import Metrics
 from worker.store import output_prefix
@@ -101,7 +102,7 @@ class Maintenance:
             log.info("swept outputs of attempts without success", attempts=len(due), objects=deleted)
         return deleted
 
-    def _sweep(self, attempt: sweep.Unsuccessful) -> int:
+    def _sweep(self, attempt: Unsuccessful) -> int:
         """One attempt's outputs; where the store refuses them, they are due again later and keep no other waiting."""
         fence = Fence(attempt.job_id, attempt.attempt, attempt.worker_id)
         prefix = output_prefix(self._output, attempt.output, fence)

@@ -59,7 +59,9 @@ COUNTERS: Final[Mapping[CounterName, Declared]] = {
     "cache_hits_total": Declared("Inputs that were at hand already."),
     "cache_misses_total": Declared("Inputs that had to be fetched."),
     "database_errors_total": Declared("Transactions that failed, by what they were for.", ("what",)),
-    "store_errors_total": Declared("Requests that the object store could not answer, by what they were for.", ("what",)),
+    "store_errors_total": Declared(
+        "Requests that the object store could not answer, by what they were for.", ("what",)
+    ),
 }
 HISTOGRAMS: Final[Mapping[HistogramName, Declared]] = {
     "queue_seconds": Declared("From when a job could run to its claim.", ("type", "lane"), _QUEUE_SECONDS),
