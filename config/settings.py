@@ -112,7 +112,7 @@ class Settings(BaseModel):
     catalogue: str = Field(
         default="default",
         min_length=1,
-        description="Checkpoints: a profile of ours (default, small, tiny) or a file of your own (/etc/models.yaml#name).",
+        description="Checkpoints: a profile of ours (default, small, tiny), or of a file (/etc/models.yaml#profile).",
     )
     models: AbsolutePath = _derived(
         "<home>/models", lambda data: data["home"] / "models", "Folder of downloaded checkpoints."

@@ -24,6 +24,9 @@ STYLES: Mapping[str, str] = {
     "cancelled": "yellow", "quarantined": "magenta", "ok": "green", "warn": "yellow", "fail": "red", "missing": "red",
 }  # fmt: skip
 
+#: How narrow a column that shrinks may become before the table is printed wider than the terminal.
+_LEAST_SHRUNK = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -102,40 +105,57 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[object]], *, empty:
     rows = list(rows)
     if not rows:
         line(empty, style="dim")
-    elif on_terminal():
-        terminal().print(drawn(columns, rows))
-    else:
-        cells = [[printable(_cell(value)) for value in row] for row in rows]
-        for words in _aligned(columns, [[column.title for column in columns], *cells]):
-            sys.stdout.write(words + "\n")
+        return
+    cells = [[printable(_cell(value)) for value in row] for row in rows]
+    if on_terminal() and (console := terminal()).width >= _least_width(columns, cells):
+        console.print(drawn(columns, rows, console.width))
+        return
+    # Also where the terminal is too narrow: rather a long line than an id or a URI that is cut.
+    for words in _aligned(columns, [[column.title for column in columns], *cells]):
+        sys.stdout.write(words + "\n")
 
 
-def drawn(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> Table:
-    """The same as rich draws it."""
-    from rich.cells import cell_len
+def _least_width(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> int:
+    return sum(_LEAST_SHRUNK if c.shrinks else _widest(c, i, cells) for i, c in enumerate(columns)) + 2 * len(columns)
+
+
+def _widest(column: Column, index: int, cells: Sequence[Sequence[str]]) -> int:
+    from rich.cells import cell_len  # a Chinese character is two columns wide
+
+    return max(cell_len(words) for words in (column.title, *(row[index] for row in cells)))
+
+
+def drawn(columns: Sequence[Column], rows: Iterable[Sequence[object]], width: int) -> Table:
+    """The same as rich draws it, `width` characters wide; the columns that shrink share what the others leave."""
     from rich.table import Table
     from rich.text import Text
 
     cells = [[printable(_cell(value)) for value in row] for row in rows]
+    widths = [_widest(column, index, cells) for index, column in enumerate(columns)]
+    left = width - 2 * len(columns) - sum(w for w, column in zip(widths, columns, strict=True) if not column.shrinks)
+    share = max(left // max(sum(column.shrinks for column in columns), 1), _LEAST_SHRUNK)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for index, column in enumerate(columns):
-        widest = max(cell_len(words) for words in (column.title, *(row[index] for row in cells)))
+    for column, widest in zip(columns, widths, strict=True):
+        # Widths are given: left to itself, rich takes from all columns alike, and narrow ones are gone.
         table.add_column(
             column.title,
             justify="right" if column.right else "left",
             no_wrap=True,
-            overflow="ellipsis" if column.shrinks else "fold",
-            min_width=None if column.shrinks else widest,
+            overflow="ellipsis",
+            width=min(widest, share) if column.shrinks else widest,
         )
     for row in cells:
-        table.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
+        styles = [
+            STYLES.get(cell, "") if column.title == "state" else "" for column, cell in zip(columns, row, strict=True)
+        ]
+        table.add_row(*map(Text, row, styles))
     return table
 
 
 def _aligned(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    from rich.cells import cell_len  # a Chinese character is two columns wide
+    from rich.cells import cell_len
 
-    widths = [max(cell_len(row[index]) for row in rows) for index in range(len(columns))]
+    widths = [_widest(column, index, rows) for index, column in enumerate(columns)]
     for row in rows:
         padded = []
         for column, cell, width in zip(columns, row, widths, strict=True):

@@ -97,7 +97,7 @@ def _progress(total: int, quiet: bool) -> Iterator[_Progress]:
 class _Bar:
     def __init__(self, bar: Any, total: int) -> None:
         self._bar = bar
-        self._task = bar.add_task("waiting for a worker" if total == 1 else "running", total=total)
+        self._task = bar.add_task("waiting", total=total)
 
     def advance(self, ended: Mapping[uuid.UUID, str]) -> None:
         """Moves the bar."""

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from config.settings import Settings
+from handlers.declaration import Params
 from handlers.registry import AnyHandler, Registry
 from intake.decoding import decode, unstorable
 from intake.explain import problems_of
@@ -88,7 +89,7 @@ class JobSpec:
     max_attempts: int
     dedupe_key: str | None
     checkpoints: tuple[str, ...]
-    """Checkpoints that the message names itself; without them the catalogue's default will do."""
+    """What a worker must have: roles, and names of checkpoints where the message chooses."""
     message: Mapping[str, Any]
     """What the client said, and nothing else; of an envelope, its data."""
     params: Mapping[str, Any]
@@ -194,7 +195,7 @@ class _Check:
         said = self._said()
         handler = self._handler()
         inputs = InputsCheck(self._rules.buckets, self._rules.inputs_per_job)
-        params: Mapping[str, Any] = {}
+        params: Params | None = None
         if handler is not None:
             given = self._message.get("inputs", {})
             if isinstance(given, dict):
@@ -207,12 +208,13 @@ class _Check:
         lane = self._lane()
         if isinstance(output := self._message.get("output"), str):
             self.problems += self._output(output)
-        if said is None or handler is None or self.problems or self._touched:
+        if said is None or handler is None or params is None or self.problems or self._touched:
             return None
-        return self._spec(said, lane, params, inputs.normal)
+        return self._spec(said, lane, handler, params, inputs.normal)
 
-    def _spec(self, said: Message, lane: Lane, params: Mapping[str, Any], inputs: Mapping[str, Normal]) -> JobSpec:
-        checkpoint = params.get("checkpoint")
+    def _spec(
+        self, said: Message, lane: Lane, handler: AnyHandler, params: Params, inputs: Mapping[str, Normal]
+    ) -> JobSpec:
         return JobSpec(
             id=said.id,
             type=said.type,
@@ -224,9 +226,9 @@ class _Check:
             timeout_s=said.timeout_s,
             max_attempts=said.max_attempts or self._rules.max_attempts,
             dedupe_key=said.dedupe_key,
-            checkpoints=(checkpoint,) if isinstance(checkpoint, str) else (),
+            checkpoints=tuple(sorted(handler.checkpoints(params))),
             message=self._message,
-            params=params,
+            params=params.model_dump(mode="json"),
             inputs=inputs,
             output=said.output,
             labels=said.labels,
@@ -264,23 +266,22 @@ class _Check:
             )
         return None
 
-    def _params(self, handler: AnyHandler) -> Mapping[str, Any]:
+    def _params(self, handler: AnyHandler) -> Params | None:
         given = self._message.get("params", {})
         if not isinstance(given, dict) or any(where.startswith("/params/") for where in self._touched):
-            return {}
+            return None
         model = handler.params_type()
         try:
             # As JSON, strictly: a list may become a tuple and a text an enum, but "5" is no number.
             params = model.model_validate_json(json.dumps(given), strict=True)
         except ValidationError as error:
             self.problems += problems_of(error, model, ("params",), given, f"a parameter of {handler.type}")
-            return {}
-        dumped: dict[str, Any] = params.model_dump(mode="json")
-        checkpoint, known = dumped.get("checkpoint"), self._rules.checkpoints
+            return None
+        checkpoint, known = getattr(params, "checkpoint", None), self._rules.checkpoints
         if known is not None and isinstance(checkpoint, str) and checkpoint not in known:
             what = f"is {shorten(checkpoint)}, which is not in the catalogue"
             self._say("/params/checkpoint", Code.UNKNOWN_CHECKPOINT, what, nearest(checkpoint, known))
-        return dumped
+        return params
 
     def _lane(self) -> Lane:
         lane, door = self._message.get("lane"), self._rules.lane

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -65,7 +66,7 @@ def submit_lines(
             (line, spec, new_job(spec, spec.id or new_id())) for line, spec in numbered if not isinstance(spec, Refused)
         ]
         stored = _store(database, [job for _, _, job in jobs])
-        answers = {line: _answer(line, spec, next(stored)) for line, spec, _ in jobs}
+        answers = {line: _answer(line, spec, one) for (line, spec, _), one in zip(jobs, stored, strict=True)}
         for line, spec in numbered:
             yield Rejected(line, spec.problems) if isinstance(spec, Refused) else answers[line]
 
@@ -84,18 +85,9 @@ def conflict(id_: uuid.UUID) -> Problem:
     return Problem("/id", Code.CONTRADICTION, f"is {id_}, the id of a job with another body", "make a new id, or none")
 
 
-def _store(database: Database, jobs: Sequence[NewJob]) -> Iterator[Submitted | DataError]:
+def _store(database: Database, jobs: Sequence[NewJob]) -> list[Submitted | DataError]:
     """The answers in the order of the jobs."""
-    stored: dict[int, Submitted | DataError] = {}
-    numbered = list(enumerate(jobs))
-
-    def write(rows: Sequence[tuple[int, NewJob]]) -> None:
-        for (position, _), answer in zip(rows, submit(database, [job for _, job in rows]), strict=True):
-            stored[position] = answer
-
-    for (position, _), error in bisected(numbered, write):
-        stored[position] = error
-    return iter([stored[position] for position, _ in numbered])
+    return bisected(jobs, partial(submit, database))
 
 
 def _batches(items: Iterator[T], most: int) -> Iterator[list[T]]:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 T = TypeVar("T")
-Row = TypeVar("Row")
+Item = TypeVar("Item")
 
 
 class DatabaseError(Exception):
@@ -102,14 +102,20 @@ class Database:
         except (DBAPIError, DisconnectionError, PoolTimeout) as error:
             raise _sorted(error) from error
 
-    def retrying(self, transaction: Callable[[Connection], T], *, tries: int = 5) -> T:
-        """Runs `transaction` in a transaction, again when it was the victim of a deadlock."""
+    def retrying(
+        self,
+        transaction: Callable[[Connection], T],
+        *,
+        tries: int = 5,
+        conflict: Callable[[], None] = lambda: None,
+    ) -> T:
+        """Runs `transaction` in a transaction, again when it was the victim of a deadlock (told to `conflict`)."""
         for _ in range(tries - 1):
             try:
                 with self.transaction() as connection:
                     return transaction(connection)
             except Conflict:
-                continue
+                conflict()
         with self.transaction() as connection:
             return transaction(connection)
 
@@ -152,17 +158,15 @@ def rows_json(rows: Sequence[Mapping[str, Any]]) -> str:
         raise DataError(str(error)) from error
 
 
-def bisected(rows: Sequence[Row], write: Callable[[Sequence[Row]], None]) -> list[tuple[Row, DataError]]:
-    """Writes `rows` with as few calls as possible and gives back those that Postgres refuses, each with its error.
+def bisected(items: Sequence[Item], write: Callable[[Sequence[Item]], Sequence[T]]) -> list[T | DataError]:
+    """Writes all items with as few calls as possible; answers for each what `write` says, or why Postgres refuses it.
 
-    `write` must be one transaction. n rows with one bad among them cost about 2 * log2(n) more calls.
+    `write` must be one transaction. Among n items one bad one costs about 2 * log2(n) more calls.
     """
     try:
-        if rows:
-            write(rows)
+        return list(write(items))
     except DataError as error:
-        if len(rows) == 1:
-            return [(rows[0], error)]
-        middle = len(rows) // 2
-        return bisected(rows[:middle], write) + bisected(rows[middle:], write)
-    return []
+        if len(items) == 1:
+            return [error]
+        middle = len(items) // 2
+        return bisected(items[:middle], write) + bisected(items[middle:], write)

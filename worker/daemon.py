@@ -275,7 +275,7 @@ class Life:
 
     def _make_claimer(self, start: Callable[[Attempt], object]) -> Claimer:
         parts, settings = self.parts, self.parts.settings
-        has = [*parts.checkpoints, *([f"space:{self._space.id}"] if self._space else [])]
+        has = [*parts.checkpoints, *parts.roles, *([f"space:{self._space.id}"] if self._space else [])]
         return Claimer(
             parts.database,
             self.worker,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 import anyio
 import structlog
-from anyio.abc import ByteReceiveStream
 
 from worker.clock import Clock
 
@@ -18,17 +18,24 @@ _CHUNK = 1 << 18
 _MAX_SAID = 8 << 10
 
 
+class Receiver(Protocol):
+    """Where bytes come from."""
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Some bytes. Raises EndOfStream."""
+
+
 class LineTooLong(Exception):
     """The line has no end within the limit."""
 
 
-async def lines(stream: ByteReceiveStream, longest: int) -> AsyncIterator[bytes]:
+async def lines(stream: Receiver, longest: int) -> AsyncIterator[bytes]:
     """Lines of a stream without their ends, until it closes. Raises LineTooLong."""
     rest = bytearray()
     while True:
         try:
             chunk = await stream.receive(_CHUNK)
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        except anyio.EndOfStream:
             return
         if b"\n" not in chunk:
             rest += chunk
@@ -65,13 +72,13 @@ class RateCap:
         return True
 
 
-async def forward_log(stream: ByteReceiveStream, name: str, cap: RateCap) -> None:
+async def forward_log(stream: Receiver, name: str, cap: RateCap) -> None:
     """Sends what an executor writes to standard error to the courier's log, as data: nothing in it is believed."""
     rest = b""
     while True:
         try:
             chunk = await stream.receive(_CHUNK)
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        except anyio.EndOfStream:
             chunk = b""
         # What has no end yet is cut off rather than kept: a program may write megabytes without one.
         *whole, rest = (rest + chunk).split(b"\n")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
@@ -12,7 +10,6 @@ from enum import StrEnum
 import anyio
 import anyio.to_thread
 import structlog
-from anyio.abc import Process
 from pydantic import ValidationError
 
 from handlers.errors import ErrorType
@@ -34,12 +31,15 @@ from worker.clock import Clock
 from worker.executor_flight import ExecutorInterrupted, ExecutorLost, Flight, Outbox, Timeouts
 from worker.executor_lines import LineTooLong, RateCap, forward_log, lines
 from worker.executor_outcome import believed
+from worker.executor_pipe import Child
 from worker.sandbox import Command
 
 log = structlog.get_logger(__name__)
 
 #: For how long a guard may take to end its processes, and the last holder of a pipe to be gone, after a kill.
 _LAST_WORDS_S = 2.0
+#: For how long a killed process may stay, in a call of a driver that cannot be interrupted, before it is left behind.
+_DEATH_S = 30.0
 #: A line this long is parsed in a thread: there are beats to read meanwhile.
 _LONG_LINE = 1 << 20
 
@@ -91,32 +91,22 @@ class ExecutorProcess:
 
     async def run(self) -> None:
         """Returns when the process is gone and its flights are settled. Raises OSError where it cannot be started."""
-        # Shielded: a cancel halfway would lose hold of the process.
-        with anyio.CancelScope(shield=True):
-            process = await anyio.open_process(
-                self._command.argv,
-                env=self._command.env,
-                cwd=self._command.cwd,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-        self.pid = process.pid
+        child = Child(self._command)
+        self.pid = child.pid
         try:
             with self._scope:
                 async with anyio.create_task_group() as group:
-                    group.start_soon(self._write, process)
+                    group.start_soon(self._write, child)
                     group.start_soon(self._watch)
-                    group.start_soon(forward_log, process.stderr, self._name, self._cap)
-                    await self._read(process)
+                    group.start_soon(forward_log, child.stderr, self._name, self._cap)
+                    await self._read(child)
         finally:
             with anyio.CancelScope(shield=True):
                 if self.ending is None:
                     self.ending, self.reason = Ending.STOP, "the executor was stopped"
-                await self._kill(process)
+                await self._kill(child)
             if self.ending is Ending.LOST:
-                self.reason = f"{self.reason} ({_exit_words(process.returncode)})"
+                self.reason = f"{self.reason} ({_exit_words(child.returncode)})"
             self._settle_all()
 
     def end(self, ending: Ending, reason: str) -> None:
@@ -127,17 +117,16 @@ class ExecutorProcess:
 
     # --- to the executor ---
 
-    async def _write(self, process: Process) -> None:
-        assert process.stdin is not None
+    async def _write(self, child: Child) -> None:
         try:
-            await process.stdin.send(self._hello.model_dump_json().encode() + b"\n")
+            await child.stdin.send(self._hello.model_dump_json().encode() + b"\n")
             await self._ready.wait()
             while True:
                 await self._outbox.some()
                 await self._clock.sleep(self._timeouts.gather_s)
                 if words := self._words():
-                    await process.stdin.send(words)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    await child.stdin.send(words)
+        except anyio.BrokenResourceError:
             return  # it is dead or dying: the end of its answers says so
 
     def _words(self) -> bytes:
@@ -151,10 +140,9 @@ class ExecutorProcess:
 
     # --- from the executor ---
 
-    async def _read(self, process: Process) -> None:
-        assert process.stdout is not None
+    async def _read(self, child: Child) -> None:
         try:
-            async for line in lines(process.stdout, MAX_LINE_BYTES):
+            async for line in lines(child.stdout, MAX_LINE_BYTES):
                 await self._hear(line)
             self.end(Ending.LOST, "the executor died")
         except (LineTooLong, ValidationError, _Breach) as error:
@@ -227,20 +215,18 @@ class ExecutorProcess:
         elif now - flight.told_at > timeouts.cancel_grace_s:
             self.end(Ending.CANCEL, f"job {flight.order.key} did not end when it was cancelled")
 
-    async def _kill(self, process: Process) -> None:
-        if process.returncode is None and self._command.kill is not signal.SIGKILL:
-            process.send_signal(self._command.kill)
-            with anyio.move_on_after(_LAST_WORDS_S):
-                await process.wait()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+    async def _kill(self, child: Child) -> None:
+        if self._command.kill is not signal.SIGKILL and child.returncode is None:
+            child.signal(self._command.kill)
+            await child.death(_LAST_WORDS_S)
+        child.kill_group()
+        if not await child.death(_DEATH_S):
+            log.error("executor process cannot be killed", executor=self._name, pid=child.pid)
         # Each process that it had started holds the pipe: at its end they are gone too, not only about to be.
-        assert process.stdout is not None
-        with anyio.move_on_after(_LAST_WORDS_S):
-            async for _ in lines(process.stdout, MAX_LINE_BYTES):
+        with anyio.move_on_after(_LAST_WORDS_S), suppress(LineTooLong):
+            async for _ in lines(child.stdout, MAX_LINE_BYTES):
                 pass
-        await process.aclose()
+        child.close()
 
     def _settle_all(self) -> None:
         flights, self.flights = list(self.flights.values()), {}

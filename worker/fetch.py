@@ -15,7 +15,7 @@ import anyio.to_thread
 from handlers.declaration import Inputs, Many, Named, One
 from storage import claim
 from storage.claim import ClaimedJob, Pin, PinnedInput
-from storage.database import Connection, Database, DataError
+from storage.database import Connection, Database, bisected
 from storage.objects.base import ObjectRef
 from storage.objects.errors import ObjectError
 from storage.objects.reader import HeldObject, ObjectReader
@@ -102,16 +102,10 @@ class Pinner:
 
     def write(self, pins: Sequence[Pin]) -> list[frozenset[str] | Exception]:
         """Answers the embedded contents of each pin, or FenceLost."""
-        return self._patience.through("pin", lambda: self._bisect(pins))
+        return list(self._patience.through("pin", lambda: bisected(pins, self._together)))
 
-    def _bisect(self, pins: Sequence[Pin]) -> list[frozenset[str] | Exception]:
-        try:
-            held, embedded = self._database.retrying(lambda connection: self._transaction(connection, pins))
-        except DataError as error:
-            if len(pins) == 1:
-                return [error]
-            middle = len(pins) // 2
-            return self._bisect(pins[:middle]) + self._bisect(pins[middle:])
+    def _together(self, pins: Sequence[Pin]) -> list[frozenset[str] | FenceLost]:
+        held, embedded = self._database.retrying(lambda connection: self._transaction(connection, pins))
         return [embedded if pin.fence.id in held else FenceLost(str(pin.fence.id)) for pin in pins]
 
     def _transaction(self, connection: Connection, pins: Sequence[Pin]) -> tuple[set[uuid.UUID], frozenset[str]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from storage import settle as settling
 from storage import spaces
 from storage.claim import hold_worker
-from storage.database import Conflict, Connection, Database, DataError
+from storage.database import Connection, Database, bisected
 from storage.settle import Rules, Settlement
 from storage.submit import NewJob, submit_within
 from worker.metrics import Metrics
@@ -77,20 +77,16 @@ class Recorder:
         Blocks through an outage of the database. Raises WorkerRetired.
         """
         self._metrics.observe("record_batch_size", len(records))
-        return self._patience.through("record", lambda: self._bisect(records))
+        return list(self._patience.through("record", lambda: bisected(records, self._together)))
 
-    def _bisect(self, records: Sequence[Record]) -> list[str | Exception]:
-        try:
-            states = self._database.retrying(lambda connection: self._transaction(connection, records))
-        except DataError as error:
-            if len(records) == 1:
-                return [error]
-            middle = len(records) // 2
-            return self._bisect(records[:middle]) + self._bisect(records[middle:])
-        except Conflict:
-            self._metrics.count("record_retries_total", reason="deadlock")
-            raise
+    def _together(self, records: Sequence[Record]) -> list[str | FenceLost]:
+        states = self._database.retrying(
+            lambda connection: self._transaction(connection, records), conflict=self._deadlock
+        )
         return [states.get(record.settlement.id, FenceLost(str(record.settlement.id))) for record in records]
+
+    def _deadlock(self) -> None:
+        self._metrics.count("record_retries_total", reason="deadlock")
 
     def _transaction(self, connection: Connection, records: Sequence[Record]) -> dict[uuid.UUID, str]:
         hold_worker(connection, self._worker)

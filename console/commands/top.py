@@ -69,23 +69,25 @@ def _watch(database: Database, interval: float) -> None:
                 seen = _look(database)
                 rates = rates_between(before, seen) if before is not None else {}
                 before = seen
-                live.update(_screen(seen, rates, ""), refresh=True)
+                live.update(_screen(seen, rates, "", live.console.width), refresh=True)
             except DatabaseError as error:
                 if before is None:
                     raise
-                live.update(_screen(before, rates, f"Postgres cannot be reached: {error}"), refresh=True)
+                live.update(
+                    _screen(before, rates, f"Postgres cannot be reached: {error}", live.console.width), refresh=True
+                )
             time.sleep(interval)
 
 
-def _screen(seen: Overview, rates: Mapping[Key, float], problem: str) -> RenderableType:
+def _screen(seen: Overview, rates: Mapping[Key, float], problem: str, width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
     total = sum(rates.values())
     head = Text(f"mediamill  {output.moment(seen.at)}  {total:,.1f} jobs/s  {len(seen.workers)} workers", "bold")
     parts: list[RenderableType] = [head, Text(output.printable(problem), "red"), ""]
-    parts.append(output.drawn(_QUEUES, queue_rows(seen, rates)))
-    parts += ["", output.drawn(_WORKERS, worker_rows(seen))]
+    parts.append(output.drawn(_QUEUES, queue_rows(seen, rates), width))
+    parts += ["", output.drawn(_WORKERS, worker_rows(seen), width)]
     return Group(*parts)
 
 

@@ -94,7 +94,7 @@ class StandIn:
     def _turn(self, type_: str, outcome: Mapping[str, Any]) -> None:
         with self._database.transaction() as connection:
             wanted = [Want(lane, type_, 100) for lane in ("interactive", "upload", "backfill")]
-            for job in claim(connection, self.id, wanted, ["tiny-clip"]):
+            for job in claim(connection, self.id, wanted, ["tiny-clip", "embed", "caption"]):
                 settle(connection, [Settlement.of(job.fence, **outcome)], Rules())
                 self.done.append(type_)
 

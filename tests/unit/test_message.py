@@ -30,7 +30,7 @@ def test_the_shortest_message_becomes_a_job_with_every_default() -> None:
     job = parse(b'{"type": "image.caption", "inputs": {"image": "s3://media/a.png"}}', REGISTRY, RULES)
     assert dataclasses.replace(job, body_sha256=b"", params={}) == JobSpec(
         id=None, type="image.caption", tenant="default", lane="interactive", priority=0, run_after=None, deadline=None,
-        timeout_s=None, max_attempts=3, dedupe_key=None, checkpoints=(), message=caption(), params={},
+        timeout_s=None, max_attempts=3, dedupe_key=None, checkpoints=("caption",), message=caption(), params={},
         inputs={"image": {"uri": "s3://media/a.png"}}, output=None, labels={}, embed=True, callback=None,
         body_sha256=b"",
     )  # fmt: skip

@@ -1,0 +1,442 @@
+"""`make demo`: the main job, done on the embedded default through the public command line, as a person would do it.
+
+All of it is kept in one folder (.demo), which is a MEDIAMILL_HOME. A second run goes on there and removes nothing:
+by then somebody's own pictures may be among it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from config.settings import Settings
+from console import demo_worker, output
+from console.demo_worker import Worker
+from console.failures import CommandFailed, Exit, report, unreachable
+from console.output import Column
+from storage.embedded import EmbeddedPostgres
+
+ROOT = Path(__file__).resolve().parents[1]
+MEDIAMILL = str(Path(sys.executable).with_name("mediamill"))
+#: For each of: a worker that is not ready, and jobs of which none ends. The first import of torch from a slow disk.
+PATIENCE_S = 300.0
+#: Commands at a time. Each is a process of its own, and they share the cores with the worker.
+_AT_ONCE = 4
+#: The server goes this soon after its last user, so that nothing is left behind.
+_LINGER_S = 2.0
+_PLAIN_EVERY_S = 5.0
+_SETTINGS = """\
+# Read whenever MEDIAMILL_HOME is this folder; the environment wins: MEDIAMILL_CATALOGUE=small
+catalogue = "tiny"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """Where it happens."""
+
+    home: Path
+    environ: Mapping[str, str]
+    """Of every command: none of the caller's own settings, so that no other deployment is touched."""
+    settings: Settings
+    run: str
+    """This run's mark among its jobs' labels."""
+
+    @property
+    def pictures(self) -> Path:
+        """A folder in the bucket `media` of the local object store."""
+        return Path(self.settings.store) / "media" / "pictures"
+
+    @property
+    def query(self) -> Path:
+        """A picture that is not in the object store, to search by."""
+        return self.home / "another-red-circle.png"
+
+    @property
+    def log(self) -> Path:
+        """The worker's."""
+        return self.home / "worker.log"
+
+    async def mediamill(self, *arguments: str, codes: Sequence[int] = (0,)) -> str:
+        """Runs `mediamill ...`; what it printed. Raises CommandFailed for an exit code that is none of `codes`."""
+        done = await anyio.run_process(
+            [MEDIAMILL, *arguments], env=self.environ, stdin=subprocess.DEVNULL, check=False, start_new_session=True
+        )
+        if done.returncode not in codes:
+            said = done.stderr.decode(errors="replace").splitlines()[-15:]
+            raise unreachable(f"`mediamill {shlex.join(arguments)}` ended with {done.returncode}:", *said)
+        return done.stdout.decode()
+
+    async def json(self, *arguments: str, codes: Sequence[int] = (0,)) -> Any:
+        """What the command prints with --json."""
+        return json.loads(await self.mediamill(*arguments, "--json", codes=codes))
+
+
+def at(home: Path) -> Demo:
+    """The demo in that folder, which is made. Raises BadSetting."""
+    home = home.absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    (home / ".gitignore").write_text("*\n")
+    settings_file = home / "mediamill.toml"
+    if not settings_file.exists():
+        settings_file.write_text(_SETTINGS)
+    others = {name: value for name, value in os.environ.items() if not name.startswith("MEDIAMILL_")}
+    environ = {**others, "MEDIAMILL_HOME": str(home), "MEDIAMILL_CONFIG": str(settings_file)}
+    return Demo(home, environ, Settings.load(environ).settings, datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One job to submit."""
+
+    type: str
+    about: str
+    arguments: Sequence[str]
+
+
+def orders(pictures: Sequence[str], run: str) -> list[Order]:
+    """A caption of each picture, three of the first two, and an embedding job of both."""
+
+    def order(type_: str, names: Sequence[str], *more: str) -> Order:
+        inputs = [word for name in names for word in ("--input", f"s3://media/pictures/{name}.png")]
+        return Order(type_, ", ".join(names), [*inputs, *more, "--label", f"demo={run}"])
+
+    first = pictures[:2]
+    return [
+        *(order("image.caption", [name], "--label", f"picture={name}") for name in pictures),
+        *(order("image.caption", [name], "--param", "count=3", "--param", "seed=7") for name in first),
+        order("image.embed", first),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job that has ended: the order, and its record as `submit --wait --json` prints it."""
+
+    order: Order
+    record: Mapping[str, Any]
+
+    @property
+    def succeeded(self) -> bool:
+        return bool(self.record["state"] == "succeeded")
+
+    @property
+    def row(self) -> Sequence[object]:
+        """Of the table."""
+        began, ended = (
+            datetime.fromisoformat(self.record[name]) if self.record[name] else None
+            for name in ("claimed_at", "finished_at")
+        )
+        return (
+            self.record["id"][-8:],
+            self.order.type,
+            self.order.about,
+            self.record["state"],
+            output.seconds_between(began, ended),
+            self.what_came_out(),
+        )
+
+    def what_came_out(self) -> str:
+        """The caption, or what else there is to say of it."""
+        if not self.succeeded:
+            error = self.record["error"] or {}
+            return f"{error.get('type', '')}: {error.get('message', '')}"
+        result = self.record["result"]
+        if self.order.type == "image.embed":
+            new = len(self.record["embeddings"])
+            known = result["images"] - new
+            return f"{new} embeddings" + (f"; {known} pictures had theirs already" if known else "")
+        captions = [caption["text"] for caption in result["captions"]]
+        return captions[0] if len(captions) == 1 else f"{len(captions)} captions, the best: {captions[0]}"
+
+
+# Words that full text search leaves out, among those that the tiny checkpoint knows.
+_LEFT_OUT = {"between", "over", "some", "under", "while", "with"}
+
+
+def word_of_some(captions: Sequence[str]) -> str:
+    """A word that some of the captions have but not all, so that finding it says something; the longest of those."""
+    found = Counter(word for caption in captions for word in set(re.findall("[a-z]{4,}", caption)) - _LEFT_OUT)
+    return max(found, key=lambda word: (2 <= found[word] <= 4, found[word] < len(captions), len(word), word))
+
+
+# --- what is shown while it goes on ---
+
+
+class _Said:
+    """What a step has to say at its end."""
+
+    text = ""
+
+
+@contextmanager
+def _step(title: str) -> Iterator[_Said]:
+    """A line at its end; until then a spinner where there is a terminal."""
+    said, began = _Said(), time.monotonic()
+    with ExitStack() as shown:
+        if output.on_terminal():
+            shown.enter_context(output.terminal().status(f"{title} ..."))
+        yield said
+    output.line(f"  {title:12} {said.text} ({time.monotonic() - began:.1f} s)")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal, else a line now and then; to be called with the state of each job that has ended."""
+    if not output.on_terminal():
+        yield _lines(total)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=output.terminal(), transient=True) as bar:
+        task = bar.add_task("jobs that have ended", total=total)
+        yield lambda _: bar.advance(task)
+
+
+def _lines(total: int) -> Callable[[str], None]:
+    states: Counter[str] = Counter()
+    last = time.monotonic()
+
+    def ended(state: str) -> None:
+        nonlocal last
+        states[state] += 1
+        if time.monotonic() - last >= _PLAIN_EVERY_S:
+            last = time.monotonic()
+            output.line(f"  {states.total()} of {total} jobs have ended")
+
+    return ended
+
+
+# --- the demo ---
+
+
+async def play(demo: Demo, count: int) -> None:
+    """All of it. Raises CommandFailed, alone or in a group."""
+    began = time.monotonic()
+    output.line(f"mediamill demo: {count} pictures are captioned, embedded and found again", style="bold")
+    output.line(f"  everything is kept in {demo.home}, and nothing anywhere else")
+    async with _postgres(demo):
+        await _checkpoints(demo)
+        pictures = await _drawn(demo, count)
+        async with _worker(demo) as worker:
+            async with _watched(worker):
+                ended = await _in_time(worker, _jobs, demo, pictures)
+                await _searches(demo, ended)
+            output.line()
+            with _step("drain") as said:
+                await worker.drain()
+                said.text = "the worker was told to stop (SIGTERM) and left in peace"
+    output.line(f"  {'all of it':12} {time.monotonic() - began:.1f} s")
+    _go_on(demo)
+
+
+@asynccontextmanager
+async def _postgres(demo: Demo) -> AsyncIterator[None]:
+    """Holds the server through all of it; each command would find or start it by itself."""
+    with ExitStack() as held:
+        with _step("Postgres") as said:
+            server = EmbeddedPostgres(demo.settings.pgdata, linger_s=_LINGER_S)
+            await anyio.to_thread.run_sync(server.start)
+            held.callback(server.close)
+            said.text = "embedded, with pgvector; no port, a socket that only this user can reach"
+        yield
+
+
+async def _checkpoints(demo: Demo) -> None:
+    with _step("checkpoints") as said:
+        known = await demo.json("models", "list")
+        if missing := [one["name"] for one in known if one["state"] != "ok"]:
+            await demo.mediamill("models", "pull", *missing)
+        how = "made" if missing else "there already"
+        said.text = f"{', '.join(one['name'] for one in known)}: real architectures, random weights, {how}"
+
+
+async def _drawn(demo: Demo, count: int) -> list[str]:
+    """The pictures' names. The executor's interpreter draws them: it has Pillow, this one has not."""
+    with _step("pictures") as said:
+        script = Path(__file__).with_name("demo_pictures.py")
+        command = [demo.settings.executor_python, script, demo.pictures, str(count), demo.query]
+        done = await anyio.run_process(list(map(str, command)), check=False, start_new_session=True)
+        if done.returncode != 0:
+            raise unreachable("the pictures could not be drawn:", *done.stderr.decode(errors="replace").splitlines())
+        names = [Path(line).stem for line in done.stdout.decode().splitlines()]
+        said.text = f"{len(names)}, in {demo.pictures}"
+    return names
+
+
+@asynccontextmanager
+async def _worker(demo: Demo) -> AsyncIterator[Worker]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    async with demo_worker.started([MEDIAMILL], demo.environ, port=port, log=demo.log) as worker:
+        with _step("worker") as said:
+            async with _watched(worker):
+                await _in_time(worker, worker.ready)
+            said.text = f"process {worker.pid}, ready; health and metrics at 127.0.0.1:{port}, log {demo.log}"
+        yield worker
+
+
+@asynccontextmanager
+async def _watched(worker: Worker) -> AsyncIterator[None]:
+    """What goes on inside ends when the worker does, with its last words."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(worker.watch)
+        yield
+        group.cancel_scope.cancel()
+
+
+async def _in_time(worker: Worker, work: Callable[..., Any], *arguments: Any) -> Any:
+    with anyio.move_on_after(PATIENCE_S) as limit:
+        return await work(*arguments)
+    assert limit.cancelled_caught
+    raise await worker.why_slow()
+
+
+async def _jobs(demo: Demo, pictures: Sequence[str]) -> list[Ended]:
+    wanted = orders(pictures, demo.run)
+    ended: dict[int, Ended] = {}
+    room = anyio.CapacityLimiter(_AT_ONCE)
+    with _step("jobs") as said, _progress(len(wanted)) as tell:
+
+        async def run(place: int, order: Order) -> None:
+            async with room:
+                answer = await demo.json("submit", order.type, *order.arguments, "--wait", codes=(0, Exit.JOB_FAILED))
+            ended[place] = Ended(order, answer["submitted"][0])
+            tell(ended[place].record["state"])
+
+        async with anyio.create_task_group() as group:
+            for place, order in enumerate(wanted):
+                group.start_soon(run, place, order)
+        states = Counter(job.record["state"] for job in ended.values())
+        said.text = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+    output.heading("jobs, each submitted by `mediamill submit TYPE --input s3://media/pictures/NAME.png --wait`")
+    columns = (
+        Column("job"), Column("type"), Column("picture"), Column("state"), Column("seconds", right=True),
+        Column("what came out", shrinks=True),
+    )  # fmt: skip
+    output.table(columns, [_cut(ended[place].row) for place in sorted(ended)])
+    if failed := [job for job in ended.values() if not job.succeeded]:
+        show = f"MEDIAMILL_HOME={shlex.quote(str(demo.home))} {MEDIAMILL} jobs show {failed[0].record['id']}"
+        raise CommandFailed(Exit.JOB_FAILED, f"{len(failed)} of {len(ended)} jobs did not succeed; see `{show}`")
+    return [ended[place] for place in sorted(ended)]
+
+
+def _cut(row: Sequence[object], most: int = 72) -> list[object]:
+    return [f"{cell[: most - 3]}..." if isinstance(cell, str) and len(cell) > most else cell for cell in row]
+
+
+async def _searches(demo: Demo, ended: Sequence[Ended]) -> None:
+    captions = [job.what_came_out() for job in ended if "picture=" in " ".join(job.order.arguments)]
+    word = word_of_some(captions)
+    by_text = await demo.json("search", word, "--limit", "5")
+    _show_hits(f"by text, in what was said of the pictures: `mediamill search {word}`", by_text)
+    by_picture = await demo.json("search", "--image", str(demo.query), "--limit", "5")
+    _show_hits(f"by a picture that is not among them: `mediamill search --image {demo.query.name}`", by_picture)
+    output.line()
+    output.line(
+        "These checkpoints have random weights: the words mean nothing. They stand for the real ones, to show the way.",
+        style="yellow",
+    )
+
+
+def _show_hits(title: str, answer: Mapping[str, Any]) -> None:
+    output.heading(title)
+    columns = Column("score", right=True), Column("similar", right=True), Column("where"), Column("why", shrinks=True)
+    output.table(columns, [_cut(_hit_row(hit)) for hit in answer["hits"]], empty="nothing found")
+    if not answer["hits"]:
+        raise CommandFailed(Exit.JOB_FAILED, f"the search found nothing; it says: {answer['note']}")
+
+
+def _hit_row(hit: Mapping[str, Any]) -> Sequence[object]:
+    similar = "" if hit["similarity"] is None else f"{hit['similarity']:.3f}"
+    why = "; ".join(f"{one['by']}: {one['text']}" if "text" in one else one["by"] for one in hit["why"])
+    return f"{hit['score']:.4f}", similar, hit["uri"], why
+
+
+def _go_on(demo: Demo) -> None:
+    home, folder = shlex.quote(str(demo.home)), shlex.quote(str(Path(MEDIAMILL).parent))
+    picture, log = shlex.quote(str(demo.query)), shlex.quote(str(demo.log))
+    output.heading("where things are")
+    output.line(f"  {demo.pictures}  the pictures: the object store is a folder, s3://media/... lies in it")
+    output.line(f"  {demo.pictures.with_name('derived')}  what the jobs made")
+    output.line(f"  {demo.log}  what the worker said")
+    output.line(f"  {demo.home}  all of it; a second `make demo` goes on there, `rm -r` starts anew")
+    output.heading("go on with a picture of your own: these lines work as they are, put its path in the first one")
+    for words in (
+        f"picture={picture}",
+        f"export PATH={folder}:$PATH MEDIAMILL_HOME={home}",
+        f"mediamill worker 2>>{log} &",
+        'mediamill submit image.caption --input image="$picture" --wait',
+        'mediamill search --image "$picture"',
+        "kill %1  # drains the worker",
+    ):
+        output.line(f"  {words}", style="cyan")
+    output.heading("real checkpoints, in a home of their own (~/.mediamill)")
+    for words in ("unset MEDIAMILL_HOME", "export MEDIAMILL_CATALOGUE=small", "mediamill models pull"):
+        output.line(f"  {words}", style="cyan")
+
+
+async def _until_stopped(demo: Demo, count: int) -> None:
+    # Listened for until all is cleared up: an impatient second Ctrl-C must not leave a worker behind.
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_stop, signals)
+            await play(demo, count)
+            group.cancel_scope.cancel()
+
+
+async def _stop(signals: AsyncIterator[signal.Signals]) -> None:
+    async for _ in signals:
+        raise CommandFailed(
+            Exit.INTERRUPTED, "interrupted: what was submitted stays queued, the next `make demo` goes on with it"
+        )
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; its exit code, as mediamill's."""
+    parser = argparse.ArgumentParser(prog="console.demo", description="Shows the main job on the embedded default.")
+    parser.add_argument("--home", type=Path, default=ROOT / ".demo", help="the folder that all is kept in")
+    parser.add_argument("--pictures", type=int, default=12, choices=range(2, 13), metavar="2..12", help="how many")
+    given = parser.parse_args(arguments)
+    try:
+        anyio.run(_until_stopped, at(given.home), given.pictures)
+    except Exception as error:  # noqa: BLE001 the boundary: everything is reported, nothing is hidden
+        found = [report(leaf) for leaf in _leaves(error)]
+        told = next((one for one in found if one.exit_code is Exit.INTERRUPTED), found[0])
+        for words in told.lines:
+            output.note(words, style="red")
+        return told.exit_code
+    return Exit.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
