@@ -166,7 +166,7 @@ class Ended:
             known = result["images"] - new
             return f"{new} embeddings" + (f"; {known} pictures had theirs already" if known else "")
         captions = [caption["text"] for caption in result["captions"]]
-        return captions[0] if len(captions) == 1 else f"{len(captions)} captions, the best: {captions[0]}"
+        return str(captions[0]) if len(captions) == 1 else f"{len(captions)} captions, the best: {captions[0]}"
 
 
 # Words that full text search leaves out, among those that the tiny checkpoint knows.
@@ -370,8 +370,16 @@ def _show_hits(title: str, answer: Mapping[str, Any]) -> None:
 
 def _hit_row(hit: Mapping[str, Any]) -> Sequence[object]:
     similar = "" if hit["similarity"] is None else f"{hit['similarity']:.3f}"
-    why = "; ".join(f"{one['by']}: {one['text']}" if "text" in one else one["by"] for one in hit["why"])
+    why = "; ".join(f"{one['by']}: {_marked(one)}" if "text" in one else one["by"] for one in hit["why"])
     return f"{hit['score']:.4f}", similar, hit["uri"], why
+
+
+def _marked(why: Mapping[str, Any]) -> str:
+    """The excerpt with the words that were searched for in brackets, as `mediamill search` shows it."""
+    words: str = why["text"]
+    for first, last in reversed(why["marks"]):
+        words = f"{words[:first]}[{words[first:last]}]{words[last:]}"
+    return words
 
 
 def _go_on(demo: Demo) -> None:

@@ -18,8 +18,9 @@ import anyio.to_thread
 
 from console.failures import CommandFailed, unreachable
 
-#: What a drain may take. Nothing is left to do by then, unless the demo was interrupted: then it need not be waited for.
+#: What a drain may take, when nothing is left to do.
 DRAIN_S = 40.0
+#: What each signal may take to work, when the demo was interrupted.
 HASTE_S = 3.0
 _LOOK_S = 0.1
 _LAST_LINES = 15
@@ -40,7 +41,9 @@ class Worker:
 
     async def ready(self) -> None:
         """Returns when `/readyz` is green."""
-        while await self._look() != []:
+        while True:
+            if await self._look() == []:
+                return
             await anyio.sleep(_LOOK_S)
 
     async def watch(self) -> None:

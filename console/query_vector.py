@@ -21,6 +21,7 @@ from intake.identity import new_id
 from intake.message import parse
 from storage import jobs, spaces
 from storage.overview import live_workers
+from storage.query import read_wording
 from storage.search import vector_of
 from storage.submit import submit
 
@@ -51,7 +52,9 @@ class QueryVector:
 def of_text(deployment: Deployment, text: str, *, timeout_s: float = TIMEOUT_S) -> QueryVector:
     """The vector of a text in the active space. Raises NoVector."""
     space = _active(deployment.database)
-    params = {"texts": [text], "checkpoint": space.checkpoint}
+    # What a quotation mark or a minus means is for the words alone: a model reads plain text.
+    plain = read_wording(text).plain or text
+    params = {"texts": [plain], "checkpoint": space.checkpoint}
     return _made(deployment, space, {"type": "text.embed", "params": params}, timeout_s)
 
 

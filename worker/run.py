@@ -286,8 +286,8 @@ class Runner:
         )
 
     def _pictures(self, job: ClaimedJob, handler: AnyHandler, files: Files, artifacts: list[Artifact]) -> list[Picture]:
-        """All pictures that the job read or made, unless it is itself the job that embeds them."""
-        if not job.message.get("embed", True) or job.type == EMBED_TYPE:
+        """All pictures that the job read or made: there may be spaces that this worker does not fill."""
+        if not job.message.get("embed", True):
             return []
         read = [
             Picture(f.pinned.sha256, f"s3://{f.pinned.bucket}/{f.pinned.key}", f.pinned.version_id, f.pinned.etag)

@@ -1,0 +1,174 @@
+"""A worker without its executor: the real way of a job through Postgres and store, with a scripted handler's answers."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+
+from config.settings import Settings
+from handlers.declaration import Handler, Job, Many, Media, Params, Result
+from handlers.protocol import Limits, Order, Outcome
+from handlers.registry import AnyHandler, Registry
+from storage.database import Database
+from storage.objects.base import ObjectStore
+from storage.objects.cache import ContentCache
+from storage.objects.reader import ObjectReader
+from storage.settle import Rules
+from tests.fixtures import JobTable
+from worker.attempts import Attempt, Attempts
+from worker.backoff import Backoff
+from worker.clock import RealClock
+from worker.embedding import embed_job
+from worker.executor import Executor
+from worker.fetch import Fetcher, Pinner
+from worker.group import Group
+from worker.image_limits import ImageLimits
+from worker.metrics import Metrics
+from worker.outage import Patience
+from worker.outcome import EmbedSpace
+from worker.record import Recorder
+from worker.run import Limits as TimeLimits
+from worker.run import Runner
+from worker.store import Outputs
+
+TYPE = "image.look"
+Behaviour = Callable[[Order], Outcome]
+
+
+class LookResult(Result):
+    """Nothing."""
+
+
+class Look(Handler[Params, LookResult]):
+    """Reads pictures."""
+
+    type = TYPE
+    version = 1
+    inputs = {"images": Many(Media.IMAGE)}  # noqa: RUF012
+
+    def checkpoints(self, params: Params) -> frozenset[str]:
+        return frozenset()
+
+    async def run(self, job: Job[Params], ctx: object) -> LookResult:
+        raise NotImplementedError("its answers are scripted")
+
+
+def success(order: Order, **more: Any) -> Outcome:
+    return Outcome(key=order.key, result={}, **more)
+
+
+class ScriptedExecutor:
+    """Answers orders as it is told to, and keeps them."""
+
+    def __init__(self) -> None:
+        self.behave: Behaviour = success
+        self.orders: list[Order] = []
+
+    async def run(self, order: Order, *, time_limit_s: float, progress: object) -> Outcome:
+        self.orders.append(order)
+        return self.behave(order)
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        yield
+
+
+class OneWorker:
+    """Claims jobs and takes them all the way to their recorded end; `run` returns when all have ended."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: ObjectStore,
+        folder: Path,
+        cache: ContentCache,
+        *,
+        space: EmbedSpace | None = None,
+        output: str = "s3://media/derived/",
+        handlers: Mapping[str, AnyHandler] | None = None,
+        image_limits: ImageLimits | None = None,
+    ) -> None:
+        self.database = database
+        self.table = JobTable(database)
+        self.metrics = Metrics()
+        self.executor = ScriptedExecutor()
+        self.reader = ObjectReader(store, cache)
+        self.worker = self.table.worker()
+        self.space = space
+        self._store = store
+        self._scratch = folder
+        self._output = output
+        self._registry = Registry(handlers or {TYPE: Look()})
+        settings = Settings.load(environ={}, files=[]).settings
+        self._image_limits = image_limits or ImageLimits.of(settings)
+        self._attempts = Attempts(RealClock())
+
+    async def run(self, type_: str = TYPE) -> Counter[str]:
+        """Runs all that can be claimed now; how many jobs are in which state then."""
+        claimed = self.table.claim(self.worker, 1000, type_=type_, has=[f"space:{self.space.id}"] if self.space else [])
+        database_limiter = anyio.CapacityLimiter(4)
+        patience = Patience(lambda: False, self.metrics)
+        recorder = Recorder(
+            self.database, self.worker, rules=Rules(), metrics=self.metrics, embed_job=embed_job, patience=patience
+        )
+        record = Group(recorder.write, limiter=database_limiter)
+        pinner = Pinner(self.database, self.space.id if self.space else None, patience)
+        pin = Group(pinner.write, limiter=database_limiter)
+        fetch_limiter = anyio.CapacityLimiter(32)
+        runner = Runner(
+            registry=self._registry,
+            database=self.database,
+            database_limiter=database_limiter,
+            patience=patience,
+            fetcher=Fetcher(self.reader, pin, max_bytes=1 << 20, limiter=fetch_limiter, metrics=self.metrics),
+            executor=cast(Executor, self.executor),
+            outputs=Outputs(
+                self._store,
+                default_prefix=self._output,
+                max_bytes=1 << 20,
+                limiter=fetch_limiter,
+                metrics=self.metrics,
+            ),
+            record=record,
+            space=self.space,
+            checkpoints={},
+            roles={},
+            limits=TimeLimits(60, {}),
+            image_limits=self._image_limits,
+            backoff=Backoff(1e-6, 1e-6, random.Random(1)),
+            scratch=self._scratch,
+            metrics=self.metrics,
+            finished=self._attempts.remove,
+        )
+        async with anyio.create_task_group() as group:
+            group.start_soon(record.keep)
+            group.start_soon(pin.keep)
+            async with anyio.create_task_group() as attempts:
+                for job in claimed:
+                    attempts.start_soon(runner.run, self._attempts.add(job))
+            group.cancel_scope.cancel()
+        rows = self.table.rows("SELECT state FROM jobs WHERE id = ANY(:ids)", ids=[job.fence.id for job in claimed])
+        return Counter(row["state"] for row in rows)
+
+    def measured(self, name: str) -> float:
+        """The sum over a counter's series."""
+        lines = self.metrics.text().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.partition("{")[0].split()[0] == f"mediamill_{name}")
+
+
+@contextmanager
+def one_worker(database: Database, store: ObjectStore, folder: Path, **more: Any) -> Iterator[OneWorker]:
+    """A worker with a cache of its own."""
+    with ContentCache(folder / "cache", 1 << 30) as cache:
+        scratch = folder / "scratch"
+        scratch.mkdir(exist_ok=True)
+        yield OneWorker(database, store, scratch, cache, **more)
+
+
+__all__ = ["TYPE", "Attempt", "Limits", "Look", "OneWorker", "ScriptedExecutor", "one_worker", "success"]
