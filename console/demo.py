@@ -17,12 +17,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -34,6 +34,8 @@ from console.demo_worker import Worker
 from console.failures import CommandFailed, Exit, report, unreachable
 from console.output import Column
 from storage.embedded import EmbeddedPostgres
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[1]
 MEDIAMILL = str(Path(sys.executable).with_name("mediamill"))
@@ -164,7 +166,7 @@ class Ended:
         if self.order.type == "image.embed":
             new = len(self.record["embeddings"])
             known = result["images"] - new
-            return f"{new} embeddings" + (f"; {known} pictures had theirs already" if known else "")
+            return f"{new} embeddings" if not known else f"{new} new embeddings: {known} had theirs from their captions"
         captions = [caption["text"] for caption in result["captions"]]
         return str(captions[0]) if len(captions) == 1 else f"{len(captions)} captions, the best: {captions[0]}"
 
@@ -189,11 +191,11 @@ class _Said:
 
 
 @contextmanager
-def _step(title: str) -> Iterator[_Said]:
+def _step(title: str, *, spinner: bool = True) -> Iterator[_Said]:
     """A line at its end; until then a spinner where there is a terminal."""
     said, began = _Said(), time.monotonic()
     with ExitStack() as shown:
-        if output.on_terminal():
+        if spinner and output.on_terminal():
             shown.enter_context(output.terminal().status(f"{title} ..."))
         yield said
     output.line(f"  {title:12} {said.text} ({time.monotonic() - began:.1f} s)")
@@ -209,8 +211,8 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
 
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=output.terminal(), transient=True) as bar:
-        task = bar.add_task("jobs that have ended", total=total)
-        yield lambda _: bar.advance(task)
+        task = bar.add_task("jobs (the first ones wait for torch)", total=total)
+        yield lambda state: bar.update(task, advance=1, description=f"jobs (the last one: {state})")
 
 
 def _lines(total: int) -> Callable[[str], None]:
@@ -245,7 +247,7 @@ async def play(demo: Demo, count: int) -> None:
             output.line()
             with _step("drain") as said:
                 await worker.drain()
-                said.text = "the worker was told to stop (SIGTERM) and left in peace"
+                said.text = "the worker was told to stop (SIGTERM), and has"
     output.line(f"  {'all of it':12} {time.monotonic() - began:.1f} s")
     _go_on(demo)
 
@@ -306,10 +308,9 @@ async def _watched(worker: Worker) -> AsyncIterator[None]:
         group.cancel_scope.cancel()
 
 
-async def _in_time(worker: Worker, work: Callable[..., Any], *arguments: Any) -> Any:
-    with anyio.move_on_after(PATIENCE_S) as limit:
+async def _in_time(worker: Worker, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    with anyio.move_on_after(PATIENCE_S):
         return await work(*arguments)
-    assert limit.cancelled_caught
     raise await worker.why_slow()
 
 
@@ -317,7 +318,7 @@ async def _jobs(demo: Demo, pictures: Sequence[str]) -> list[Ended]:
     wanted = orders(pictures, demo.run)
     ended: dict[int, Ended] = {}
     room = anyio.CapacityLimiter(_AT_ONCE)
-    with _step("jobs") as said, _progress(len(wanted)) as tell:
+    with _step("jobs", spinner=False) as said, _progress(len(wanted)) as tell:
 
         async def run(place: int, order: Order) -> None:
             async with room:
@@ -355,7 +356,7 @@ async def _searches(demo: Demo, ended: Sequence[Ended]) -> None:
     _show_hits(f"by a picture that is not among them: `mediamill search --image {demo.query.name}`", by_picture)
     output.line()
     output.line(
-        "These checkpoints have random weights: the words mean nothing. They stand for the real ones, to show the way.",
+        "The weights are random: the words mean nothing. Real ones: MEDIAMILL_CATALOGUE=small mediamill models pull",
         style="yellow",
     )
 
@@ -386,10 +387,9 @@ def _go_on(demo: Demo) -> None:
     home, folder = shlex.quote(str(demo.home)), shlex.quote(str(Path(MEDIAMILL).parent))
     picture, log = shlex.quote(str(demo.query)), shlex.quote(str(demo.log))
     output.heading("where things are")
-    output.line(f"  {demo.pictures}  the pictures: the object store is a folder, s3://media/... lies in it")
-    output.line(f"  {demo.pictures.with_name('derived')}  what the jobs made")
-    output.line(f"  {demo.log}  what the worker said")
-    output.line(f"  {demo.home}  all of it; a second `make demo` goes on there, `rm -r` starts anew")
+    output.line(f"  pictures  {demo.pictures}: the object store is a folder")
+    output.line(f"  outputs   {demo.pictures.with_name('derived')}")
+    output.line(f"  all       {demo.home}: a second demo goes on there; remove it to start anew")
     output.heading("go on with a picture of your own: these lines work as they are, put its path in the first one")
     for words in (
         f"picture={picture}",
@@ -400,7 +400,7 @@ def _go_on(demo: Demo) -> None:
         "kill %1  # drains the worker",
     ):
         output.line(f"  {words}", style="cyan")
-    output.heading("real checkpoints, in a home of their own (~/.mediamill)")
+    output.heading("then real checkpoints, in a home of their own (~/.mediamill): pull them, and the same lines again")
     for words in ("unset MEDIAMILL_HOME", "export MEDIAMILL_CATALOGUE=small", "mediamill models pull"):
         output.line(f"  {words}", style="cyan")
 

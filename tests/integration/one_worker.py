@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ import anyio
 
 from config.settings import Settings
 from handlers.declaration import Handler, Job, Many, Media, Params, Result
-from handlers.protocol import Limits, Order, Outcome
+from handlers.protocol import CheckpointSpec, Order, Outcome
 from handlers.registry import AnyHandler, Registry
 from storage.database import Database
 from storage.objects.base import ObjectStore
@@ -21,7 +21,7 @@ from storage.objects.cache import ContentCache
 from storage.objects.reader import ObjectReader
 from storage.settle import Rules
 from tests.fixtures import JobTable
-from worker.attempts import Attempt, Attempts
+from worker.attempts import Attempts
 from worker.backoff import Backoff
 from worker.clock import RealClock
 from worker.embedding import embed_job
@@ -38,6 +38,7 @@ from worker.run import Runner
 from worker.store import Outputs
 
 TYPE = "image.look"
+CLIP = CheckpointSpec(name="clip", family="clip", path="/", dtype="float32", digest="1")
 Behaviour = Callable[[Order], Outcome]
 
 
@@ -91,7 +92,7 @@ class OneWorker:
         *,
         space: EmbedSpace | None = None,
         output: str = "s3://media/derived/",
-        handlers: Mapping[str, AnyHandler] | None = None,
+        handlers: Sequence[type[AnyHandler]] = (),
         image_limits: ImageLimits | None = None,
     ) -> None:
         self.database = database
@@ -104,7 +105,7 @@ class OneWorker:
         self._store = store
         self._scratch = folder
         self._output = output
-        self._registry = Registry(handlers or {TYPE: Look()})
+        self._registry = Registry([Look, *handlers])
         settings = Settings.load(environ={}, files=[]).settings
         self._image_limits = image_limits or ImageLimits.of(settings)
         self._attempts = Attempts(RealClock())
@@ -137,8 +138,8 @@ class OneWorker:
             ),
             record=record,
             space=self.space,
-            checkpoints={},
-            roles={},
+            checkpoints={CLIP.name: CLIP},
+            roles={"embed": CLIP.name},
             limits=TimeLimits(60, {}),
             image_limits=self._image_limits,
             backoff=Backoff(1e-6, 1e-6, random.Random(1)),
@@ -159,7 +160,9 @@ class OneWorker:
     def measured(self, name: str) -> float:
         """The sum over a counter's series."""
         lines = self.metrics.text().decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.partition("{")[0].split()[0] == f"mediamill_{name}")
+        return sum(
+            float(line.split()[-1]) for line in lines if line.partition("{")[0].split()[0] == f"mediamill_{name}"
+        )
 
 
 @contextmanager
@@ -169,6 +172,3 @@ def one_worker(database: Database, store: ObjectStore, folder: Path, **more: Any
         scratch = folder / "scratch"
         scratch.mkdir(exist_ok=True)
         yield OneWorker(database, store, scratch, cache, **more)
-
-
-__all__ = ["TYPE", "Attempt", "Limits", "Look", "OneWorker", "ScriptedExecutor", "one_worker", "success"]

@@ -6,6 +6,7 @@ import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+
 import anyio
 import pytest
 from sqlalchemy import Connection
@@ -82,7 +83,7 @@ async def claiming(hand: Hand) -> AsyncIterator[None]:
 
 async def until(condition: Callable[[], object]) -> None:
     """What happens in the database gives no event to await."""
-    await anyio.to_thread.run_sync(lambda: wait_until(condition, 20, "the database to say so"))
+    await anyio.to_thread.run_sync(lambda: wait_until(lambda: bool(condition()), 20, "the database to say so"))
 
 
 async def test_jobs_of_a_claim_whose_answer_was_lost_are_handed_back(database: Database, table: JobTable) -> None:
