@@ -177,7 +177,9 @@ _LEFT_OUT = {"between", "over", "some", "under", "while", "with"}
 
 def word_of_some(captions: Sequence[str]) -> str:
     """A word that some of the captions have but not all, so that finding it says something; the longest of those."""
-    found = Counter(word for caption in captions for word in set(re.findall("[a-z]{4,}", caption)) - _LEFT_OUT)
+    found: Counter[str] = Counter(
+        word for caption in captions for word in set(re.findall("[a-z]{4,}", caption)) - _LEFT_OUT
+    )
     return max(found, key=lambda word: (2 <= found[word] <= 4, found[word] < len(captions), len(word), word))
 
 

@@ -265,6 +265,18 @@ def fold_counts(connection: Connection, *, most: int = 50_000) -> bool:
     return True
 
 
+# job_dedupe_until
+FORGET_KEYS = text("DELETE FROM job_dedupe WHERE until < now()")
+# A worker's row is of use as long as the history that names it.
+FORGET_WORKERS = text("DELETE FROM workers WHERE retired_at < now() - CAST(:kept AS interval)")
+
+
+def forget(connection: Connection, *, kept: timedelta) -> None:
+    """Deletes dedupe keys whose time has passed, and workers that were retired longer than `kept` ago."""
+    connection.execute(FORGET_KEYS)
+    connection.execute(FORGET_WORKERS, {"kept": f"{kept.total_seconds()} seconds"})
+
+
 def counts(connection: Connection) -> list[dict[str, Any]]:
     """Jobs by lane, type, tenant and state, without counting any."""
     return [

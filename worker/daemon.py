@@ -65,8 +65,10 @@ async def serve(parts: Parts, *, on_start: Callable[[uuid.UUID], None] | None = 
         group.start_soon(_signals, drain, leave)
         while not drain.is_set():
             life = Life(parts, uuid_utils.compat.uuid7(), previous)
-            previous = life.worker
             try:
+                await life.begin()
+                # Not before: a life that could not begin has no jobs, and the one before it still has to be buried.
+                previous = life.worker
                 await _live(life, drain, leave, on_start)
             except* (LeaseLost, WorkerRetired) as lost:
                 log.error("lease lost: starting over with a new id", why=str(lost.exceptions[0]))
@@ -94,7 +96,6 @@ async def _signals(drain: anyio.Event, leave: anyio.Event) -> None:
 async def _live(
     life: Life, drain: anyio.Event, leave: anyio.Event, on_start: Callable[[uuid.UUID], None] | None
 ) -> None:
-    await life.begin()
     if on_start is not None:
         on_start(life.worker)
     async with AsyncExitStack() as held:
@@ -173,6 +174,8 @@ class Life:
     async def run(self, group: anyio.abc.TaskGroup, drain: anyio.Event) -> None:
         """Works until `drain`, then drains. Raises LeaseLost, in a group."""
         parts = self.parts
+        # Every task of this life inherits it: each line of the log names the worker.
+        structlog.contextvars.bind_contextvars(worker=str(self.worker))
         patience = Patience(give_up=self._lease_is_lost, metrics=parts.metrics)
         recorder = Recorder(
             parts.database,
@@ -215,7 +218,7 @@ class Life:
         group.start_soon(self._report)
         group.start_soon(claimer.keep)
         parts.metrics.set("build_info", 1, version=parts.build)
-        log.info("worker started", worker=str(self.worker), executor=self._executor.name)
+        log.info("worker started", executor=self._executor.name)
         await drain.wait()
         await self._drain(claimer)
 

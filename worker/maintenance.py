@@ -123,7 +123,9 @@ class Maintenance:
         return deleted
 
     def keep_partitions(self) -> None:
-        """Makes the months ahead, drops those whose history is no longer kept."""
+        """Makes the months ahead, drops those whose history is no longer kept, and what else has had its time."""
         partitions.ensure_partitions(self._database)
         if dropped := partitions.drop_expired(self._database, kept=self._history_kept):
             log.info("dropped history", partitions=dropped)
+        with self._database.transaction() as connection:
+            jobs.forget(connection, kept=self._history_kept)

@@ -92,6 +92,9 @@ class Caption(Handler[CaptionParams, CaptionResult]):
     def checkpoints(self, params: CaptionParams) -> frozenset[str]:
         return frozenset({params.checkpoint or ROLE})
 
+    def samples(self, params: CaptionParams) -> bool:
+        return params.sampling().temperature is not None
+
     async def run(self, job: Job[CaptionParams], ctx: Context) -> CaptionResult:
         params = job.params
         checkpoint = params.checkpoint or ROLE

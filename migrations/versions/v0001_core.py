@@ -115,6 +115,7 @@ CREATE TABLE job_dedupe (
     PRIMARY KEY (tenant, key)
 );
 CREATE INDEX job_dedupe_job ON job_dedupe (job_id);
+CREATE INDEX job_dedupe_until ON job_dedupe (until) WHERE until IS NOT NULL;
 
 -- Attempts that ended without success and may have left outputs in the object store.
 CREATE TABLE sweeps (

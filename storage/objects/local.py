@@ -132,7 +132,7 @@ class LocalStore(ObjectStore):
         with _errors(f"s3://{bucket}/{prefix}"):
             if not root.is_dir() or root.is_symlink():
                 raise ObjectMissing(f"s3://{bucket}", "there is no such bucket", f"make the folder {root}")
-            paths = list(_walk(root, ()))
+            paths = list(_walk_below(root, path_of(prefix.rpartition("/")[0]) if "/" in prefix else ()))
         keys = [key for path in paths if (key := key_of(path)) is not None and key.startswith(prefix)]
         after = "" if start_after is None else start_after
         for key in sorted(key for key in keys if key > after):  # text sorts as its UTF-8 does
@@ -240,6 +240,16 @@ def _errors(where: ObjectUri | str) -> Iterator[None]:
             raise AccessRefused(where, f"the file system refuses it ({error.strerror})", fix) from None
         fix = "see whether the disk is full, healthy and mounted"
         raise StoreUnavailable(where, f"the file system answers: {error.strerror}", fix) from error
+
+
+def _walk_below(root: Path, folders: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Only what is in that folder: a listing of one job's outputs must not cost a walk through the bucket."""
+    folder = root
+    for name in folders:
+        folder /= name
+        if folder.is_symlink() or not folder.is_dir():
+            return
+    yield from _walk(folder, folders)
 
 
 def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -1,8 +1,9 @@
-"""A worker without its executor: the real way of a job through Postgres and store, with a scripted handler's answers."""
+"""A worker without its executor: the real way of a job through Postgres and store, with scripted answers."""
 
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -159,10 +160,8 @@ class OneWorker:
 
     def measured(self, name: str) -> float:
         """The sum over a counter's series."""
-        lines = self.metrics.text().decode().splitlines()
-        return sum(
-            float(line.split()[-1]) for line in lines if line.partition("{")[0].split()[0] == f"mediamill_{name}"
-        )
+        series = re.findall(rf"^mediamill_{name}(?:{{.*}})? (\S+)$", self.metrics.text().decode(), re.MULTILINE)
+        return sum(map(float, series))
 
 
 @contextmanager

@@ -125,21 +125,6 @@ async def test_without_versions_a_retry_after_the_object_was_replaced_fails_for_
     assert row["resolved"]["images"]["0"]["sha256"] == hashlib.sha256(b"old").hexdigest()
 
 
-async def test_a_retry_by_command_keeps_to_what_was_pinned(worker: OneWorker, store: CountingStore) -> None:
-    from storage.jobs import retry
-
-    id_ = look(worker, store.put("a.jpg", b"old"))
-    worker.executor.behave = lambda order: Outcome(
-        key=order.key, failure=Failure(type="InvalidInput", message="no picture")
-    )
-    assert await worker.run() == {"failed": 1}
-    store.put("a.jpg", b"new one")
-    with worker.database.transaction() as connection:
-        assert retry(connection, [id_]) == {id_}
-    assert await worker.run() == {"failed": 1}
-    assert "its etag is" in worker.table.row(id_)["error"]["message"]
-
-
 @pytest.fixture
 def versioned(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     """A bucket that keeps old versions; its server is in this process."""

@@ -307,3 +307,19 @@ def test_submitting_the_same_batch_again_adds_nothing(database: Database, table:
     other = NewJob(id=batch[0].id, type="test.noop", lane="upload", body_sha256=b"other" + b"x" * 27, message={})
     assert [s.admission for s in submit(database, [other])] == [Admission.CONFLICT]
     assert table.counts() == {"queued": 5}
+
+
+def test_keys_and_workers_that_have_had_their_time_are_forgotten(
+    database: Database, table: JobTable, settle_one: SettleOne
+) -> None:
+    old, living = table.worker(), table.worker()
+    table.add(dedupe_key="done")
+    (job,) = table.claim(living)
+    settle_one(job, Ending.SUCCEEDED, result={})
+    table.add(dedupe_key="live")
+    table.rows("UPDATE job_dedupe SET until = now() - interval '1 second' WHERE until IS NOT NULL")
+    table.rows("UPDATE workers SET retired_at = now() - interval '91 days', retired_why = 'x' WHERE id = :id", id=old)
+    with database.transaction() as connection:
+        jobs.forget(connection, kept=timedelta(days=90))
+    assert [row["key"] for row in table.rows("SELECT key FROM job_dedupe")] == ["live"]
+    assert [row["id"] for row in table.rows("SELECT id FROM workers")] == [living]
