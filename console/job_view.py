@@ -87,6 +87,7 @@ def show(record: JobRecord) -> None:
     if record.job["timings"]:
         output.heading("seconds of the last attempt")
         output.table((Column("stage"), Column("seconds", right=True)), _stages(record.job["timings"]))
+    _rows("doing now", record.doing, ("stage", "seconds", "progress", "note"))
     _rows("history", record.events, ("at", "kind", "state", "attempt", "worker_id", "data"))
     _rows("inputs as read", record.inputs, ("role", "name", "uri", "version", "sha256"))
     _rows("artifacts", record.artifacts, ("role", "name", "uri", "media_type", "size", "sha256"))

@@ -91,6 +91,8 @@ class JobRecord:
     artifacts: Sequence[Mapping[str, Any]]
     texts: Sequence[Mapping[str, Any]]
     embeddings: Sequence[Mapping[str, Any]]
+    #: What its worker said of it with its last beat: stage, seconds, progress, note; empty unless it runs.
+    doing: Sequence[Mapping[str, Any]]
 
 
 def show(connection: Connection, id_: uuid.UUID) -> JobRecord | None:
@@ -121,6 +123,13 @@ def show(connection: Connection, id_: uuid.UUID) -> JobRecord | None:
         embeddings=rows("""
             SELECT encode(e.content, 'hex') AS sha256, s.checkpoint, s.dimension, e.kind, e.t0, e.t1
             FROM embeddings e JOIN embedding_spaces s ON s.id = e.space WHERE e.job_id = :id
+        """),
+        doing=rows("""
+            SELECT said ->> 'stage' AS stage, (said ->> 'seconds')::float AS seconds,
+                   (said ->> 'progress')::float AS progress, said ->> 'note' AS note
+            FROM jobs j JOIN workers w ON w.id = j.worker_id
+            CROSS JOIN jsonb_array_elements(w.doing -> 'oldest') AS said
+            WHERE j.id = :id AND j.state = 'running' AND said ->> 'id' = j.id::text
         """),
     )
 

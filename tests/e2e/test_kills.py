@@ -1,24 +1,30 @@
-"""Workers that die, stop and come back: another does their jobs, and nothing is written twice."""
+"""Workers that die, or stop and come back: another does their jobs, and nothing is written twice."""
 
 from __future__ import annotations
 
 import signal
-import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.e2e.shared import put, shared_stage, submit_all, until
-from tests.e2e.stage import Stage, Worker
+from tests.e2e.kills import (
+    RECLAIMED_WITHIN_S,
+    counters,
+    crew,
+    history,
+    life,
+    rows,
+    running_on,
+    short_leased,
+    sleep,
+    submitted,
+    wait_for_state,
+)
+from tests.e2e.shared import put, until
+from tests.e2e.stage import Stage
 from tests.servers.leashed import alive, wait_until
 from tests.servers.postgres import PostgresServer
-
-LEASE_S, BEAT_S = 3.0, 0.5
-#: What the design promises.
-RECLAIMED_WITHIN_S = LEASE_S + BEAT_S + 5
 
 
 @pytest.fixture(scope="module")
@@ -28,81 +34,76 @@ def mill(
     migrated_template: str,
     tiny_models: Path,
 ) -> Iterator[Stage]:
-    """A deployment with short leases; each test starts its own workers and ends them."""
-    environ = {
-        "MEDIAMILL_MODELS": str(tiny_models),
-        "MEDIAMILL_LEASE": f"{LEASE_S}s",
-        "MEDIAMILL_BEAT": f"{BEAT_S}s",
-        "MEDIAMILL_POLL_INTERVAL_S": "0.3",
-    }
-    with shared_stage(tmp_path_factory.mktemp("kills"), postgres_server, migrated_template, environ) as made:
+    with short_leased(tmp_path_factory.mktemp("kills"), postgres_server, migrated_template, tiny_models) as made:
         yield made
 
 
-@pytest.fixture(scope="module")
-def survivor(mill: Stage) -> Iterator[Worker]:
-    """A worker that is there in all tests, so that somebody is watching."""
-    yield mill.worker().wait_until_ready()
-
-
-def sleep(seconds: float = 3600, **more: Any) -> dict[str, Any]:
-    """A job whose first attempt sleeps and whose second succeeds at once."""
-    return {"type": "test.fault", "params": {"fault": "sleep", "seconds": seconds, "only_first_attempts": 1}, **more}
-
-
-def submitted(stage: Stage, *messages: dict[str, Any]) -> list[uuid.UUID]:
-    answer = submit_all(stage, messages)
-    assert not answer["refused"]
-    return [uuid.UUID(one["id"]) for one in answer["submitted"]]
-
-
-def worker_id(stage: Stage, worker: Worker) -> uuid.UUID:
-    """Of the life that the process is in."""
-    sql = "SELECT id FROM workers WHERE pid = :pid ORDER BY started_at DESC LIMIT 1"
-    rows = stage.table.rows(sql, pid=worker.pid)
-    assert rows, "it has no row"
-    return uuid.UUID(str(rows[0]["id"]))
-
-
-def running_on(stage: Stage, worker: uuid.UUID) -> set[uuid.UUID]:
-    sql = "SELECT id FROM jobs WHERE state = 'running' AND worker_id = :worker"
-    return {row["id"] for row in stage.table.rows(sql, worker=worker)}
-
-
-def events(stage: Stage, id_: uuid.UUID) -> list[dict[str, Any]]:
-    return stage.table.rows("SELECT kind, state, at, worker_id, data FROM job_events WHERE id = :id ORDER BY at", id=id_)
-
-
-def rows(stage: Stage, ids: list[uuid.UUID]) -> list[dict[str, Any]]:
-    return [stage.table.row(id_) for id_ in ids]
-
-
-def all_done(stage: Stage, ids: list[uuid.UUID]) -> bool:
-    return all(row["state"] == "succeeded" for row in rows(stage, ids))
-
-
-def test_the_jobs_of_a_killed_worker_are_done_by_another_and_nothing_of_it_is_left(
-    mill: Stage, survivor: Worker
-) -> None:
-    survivor.signal(signal.SIGSTOP)  # so that the one that is to die has all the jobs
-    victim = mill.worker().wait_until_ready()
-    ids = submitted(mill, *[sleep(labels={"set": "killed"})] * 12)
-    dead = worker_id(mill, victim)
-    until(lambda: running_on(mill, dead) == set(ids), mill)
+def test_the_jobs_of_a_killed_worker_are_done_by_another_and_nothing_of_it_is_left(mill: Stage) -> None:
+    workers = {life(mill, worker): worker for worker in crew(mill, 2)}
+    ids = submitted(mill, [sleep(5)] * 60)
+    until(lambda: sum(len(running_on(mill, id_)) for id_ in workers) >= 45, mill)
+    dead, victim = max(workers.items(), key=lambda worker: len(running_on(mill, worker[0])))
     processes = victim.executors()
-    assert processes
-    survivor.signal(signal.SIGCONT)
-    new_life = mill.table.rows("SELECT id FROM workers WHERE retired_at IS NULL AND id <> :id", id=dead)
-    assert new_life
+    assert len(processes) > 1
     victim.kill()
-    died = time.monotonic()
+    theirs = running_on(mill, dead)
+    assert theirs
 
     wait_until(lambda: not any(map(alive, processes)), 5, "the end of its executor, which dies with its parent")
-    until(lambda: all_done(mill, ids), mill, RECLAIMED_WITHIN_S + 5)
-    assert time.monotonic() - died < RECLAIMED_WITHIN_S + 5
-    for id_, row in zip(ids, rows(mill, ids), strict=True):
-        assert mill.table.events(id_) == ["submitted", "claimed", "lost", "claimed", "succeeded"]
-        assert (row["failures"], row["losses"], row["attempt"]) == (0, 1, 2)
-        first, lost, second = events(mill, id_)[1:4]
-        assert first["worker_id"] == lost["worker_id"] == dead != second["worker_id"]
-    assert mill.table.rows("SELECT retired_why FROM workers WHERE id = :id", id=dead)[0]["retired_why"]
+    until(lambda: not running_on(mill, dead), mill, RECLAIMED_WITHIN_S)
+    for row in wait_for_state(mill, ids, "succeeded"):
+        if row["id"] in theirs:
+            assert counters(row) == {"losses": 1}
+            first, lost, second = history(mill, row["id"])[1:4]
+            assert [e["kind"] for e in (first, lost, second)] == ["claimed", "lost", "claimed"]
+            assert first["worker_id"] == lost["worker_id"] == dead != second["worker_id"]
+        else:
+            assert counters(row) == {}
+        assert [event["kind"] for event in history(mill, row["id"])].count("succeeded") == 1
+
+
+def test_a_worker_stopped_past_its_lease_writes_nothing_more_and_starts_over_with_a_new_id(
+    mill: Stage, pictures: list[Path]
+) -> None:
+    workers = {life(mill, worker): worker for worker in crew(mill, 2)}
+    images = [put(mill, f"in/{picture.name}", picture.read_bytes()) for picture in pictures]
+    captions = [{"type": "image.caption", "inputs": {"image": uri}} for uri in images] * 8
+    ids = submitted(mill, [*[sleep(4)] * 20, *captions])
+    until(lambda: all(running_on(mill, id_) for id_ in workers), mill)
+    old, stopped = max(workers.items(), key=lambda worker: len(running_on(mill, worker[0])))
+    executors = stopped.executors()
+    stopped.signal(signal.SIGSTOP)
+    theirs = running_on(mill, old)
+    assert theirs
+    wait_for_state(mill, ids, "succeeded")
+    before = mill.table.rows("SELECT count(*) AS n FROM job_events")
+
+    stopped.signal(signal.SIGCONT)
+    until(lambda: life(mill, stopped) != old, mill)
+    wait_until(lambda: not any(map(alive, executors)), 10, "the end of its executor")
+    assert mill.table.rows("SELECT count(*) AS n FROM job_events") == before
+    [retired] = mill.table.rows("SELECT retired_at, retired_why FROM workers WHERE id = :id", id=old)
+    assert "silent" in retired["retired_why"]
+    assert not mill.table.rows(
+        "SELECT * FROM job_events WHERE worker_id = :id AND at > :at AND kind <> 'lost'",
+        id=old,
+        at=retired["retired_at"],
+    )
+
+    for row in rows(mill, ids):
+        kinds = [event["kind"] for event in history(mill, row["id"])]
+        assert kinds.count("succeeded") == 1
+        if row["id"] in theirs:
+            assert kinds == ["submitted", "claimed", "lost", "claimed", "succeeded"]
+            assert row["worker_id"] != old
+    per_job = "SELECT job_id FROM artifacts WHERE role = 'captions' GROUP BY job_id HAVING count(*) = 1"
+    assert len(mill.table.rows(per_job)) == len(captions)
+    assert mill.table.rows("SELECT count(*)::int AS n FROM embeddings") == [{"n": len(pictures)}]
+
+    # It goes on working: with the other away, it is the one who does what comes.
+    for id_, worker in workers.items():
+        if id_ != old:
+            assert worker.drain() == 0
+    stopped.wait_until_ready()
+    [last] = wait_for_state(mill, submitted(mill, [{"type": "test.noop"}]), "succeeded")
+    assert last["worker_id"] == life(mill, stopped) != old

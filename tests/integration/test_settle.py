@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from storage import jobs
+from storage import jobs, workers
 from storage.claim import mark_alone
 from storage.database import Database, DataError
 from storage.settle import Artifact, Ending, NewEmbedding, NewText, Rules, Settlement, already_settled, settle
@@ -323,3 +323,17 @@ def test_keys_and_workers_that_have_had_their_time_are_forgotten(
         jobs.forget(connection, kept=timedelta(days=90))
     assert [row["key"] for row in table.rows("SELECT key FROM job_dedupe")] == ["live"]
     assert [row["id"] for row in table.rows("SELECT id FROM workers")] == [living]
+
+
+def test_a_running_job_shows_what_its_worker_last_said_of_it(database: Database, table: JobTable) -> None:
+    id_, other = table.add(2)
+    worker = table.worker()
+    table.claim(worker)
+    said = {"id": str(id_), "stage": "execute", "seconds": 4.5, "progress": 0.25, "note": "page 3"}
+    with database.transaction() as connection:
+        workers.beat(connection, worker, {"jobs": 1, "oldest": [said]})
+        shown, queued = jobs.show(connection, id_), jobs.show(connection, other)
+    assert shown is not None
+    assert shown.doing == [{"stage": "execute", "seconds": 4.5, "progress": 0.25, "note": "page 3"}]
+    assert queued is not None
+    assert queued.doing == []

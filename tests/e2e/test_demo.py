@@ -1,0 +1,158 @@
+"""The demo, run for real with few pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.servers.leashed import wait_until
+
+pytestmark = pytest.mark.timeout(240)
+
+
+class Shown(NamedTuple):
+    """A run of the demo."""
+
+    home: Path
+    said: str
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's folder: each run goes on where the one before has ended."""
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def shown(home: Path) -> Shown:
+    """The first run, which installs nothing but makes everything else."""
+    began = time.monotonic()
+    done = subprocess.run(_command(home), capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Shown(home, done.stdout, time.monotonic() - began)
+
+
+@pytest.fixture
+def running(shown: Shown) -> Iterator[subprocess.Popen[str]]:
+    """Another run in the same folder, which has its worker by now."""
+    process = subprocess.Popen(_command(shown.home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def _command(home: Path) -> list[str]:
+    return [sys.executable, "-m", "console.demo", "--home", str(home), "--pictures", "3"]
+
+
+def _worker_of(process: subprocess.Popen[str]) -> int:
+    """Reads what a run says until it names its worker; the worker's process id."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if found := re.match(r"  worker +process (\d+), ready", line):
+            return int(found[1])
+    raise AssertionError(process.stderr.read() if process.stderr else "")
+
+
+def _left(home: Path) -> list[str]:
+    """Command lines of processes that work in the folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(home) in words and file.parent.name != str(os.getpid()):
+            found.append(words)
+    return found
+
+
+def test_every_job_is_in_the_table_with_its_end_and_what_came_out(shown: Shown) -> None:
+    rows = re.findall(r"^[0-9a-f]{8}  (image\.\w+) +(.+?)  +(\w+) +([0-9.]+)  (.+)$", shown.said, re.MULTILINE)
+    types = [row[0] for row in rows]
+    assert types == ["image.caption"] * 5 + ["image.embed"]
+    assert {row[2] for row in rows} == {"succeeded"}
+    assert [row[1] for row in rows[:3]] == ["red-circle", "blue-square", "green-triangle"]
+    assert all(re.search("[a-z]{3}", row[4]) for row in rows)
+    assert rows[3][4].startswith("3 captions, the best: ")
+    assert "6 succeeded" in shown.said
+
+
+def test_a_word_of_a_caption_and_a_picture_that_is_new_find_pictures(shown: Shown) -> None:
+    by_text, by_picture = shown.said.split("`mediamill search ")[1:3]
+    word = by_text.partition("`")[0]
+    hits = [line for line in by_text.splitlines() if "s3://media/pictures/" in line]
+    assert hits
+    assert all(f"[{word}" in line for line in hits)
+    first = next(line for line in by_picture.splitlines() if "s3://media/" in line)
+    # Random weights, but the same picture a little elsewhere is still the nearest by far.
+    assert re.match(r"^ *0\.0164 +0\.9\d\d +s3://media/pictures/red-circle\.png +picture$", first), first
+
+
+def test_it_says_what_the_weights_are_worth_and_how_long_it_took(shown: Shown) -> None:
+    assert "random: the words mean nothing" in shown.said
+    said = re.search(r"all of it +([0-9.]+) s", shown.said)
+    assert said is not None
+    assert float(said[1]) <= shown.seconds
+
+
+def test_plain_output_has_no_control_characters(shown: Shown) -> None:
+    assert "\x1b" not in shown.said
+    assert "\r" not in shown.said
+
+
+def test_the_lines_to_go_on_with_work_as_they_are_printed(shown: Shown) -> None:
+    section = shown.said.partition("go on with a picture of your own")[2].partition("\n\n")[0]
+    lines = [line.strip() for line in section.splitlines()[1:]]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MEDIAMILL_")}
+    done = subprocess.run(
+        ["bash", "-c", "set -euo pipefail\n" + "\n".join(lines) + "\nwait"],
+        env={**environ, "MEDIAMILL_HTTP_BIND": "off"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "image.caption succeeded" in done.stdout
+    assert "1.000" in done.stdout
+
+
+def test_settings_of_another_deployment_are_left_alone(shown: Shown) -> None:
+    environ = {**os.environ, "MEDIAMILL_STORE": "s3", "MEDIAMILL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    done = subprocess.run(
+        _command(shown.home), env=environ, capture_output=True, text=True, check=False, timeout=100, cwd=shown.home
+    )
+    assert done.returncode == 0, done.stderr
+    assert "random weights, there already" in done.stdout
+    assert "0 new embeddings: 2 had theirs" in done.stdout
+
+
+def test_an_interruption_leaves_no_process(shown: Shown, running: subprocess.Popen[str]) -> None:
+    _worker_of(running)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert said.startswith("interrupted")
+    wait_until(lambda: not _left(shown.home), 60, f"no process to be left: {_left(shown.home)}")
+
+
+def test_a_worker_that_dies_ends_the_demo_with_the_end_of_its_log(running: subprocess.Popen[str]) -> None:
+    os.kill(_worker_of(running), signal.SIGKILL)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 3
+    first, *log = said.splitlines()
+    assert "the worker ended with -9" in first
+    assert any(json.loads(line)["event"] == "worker started" for line in log)
