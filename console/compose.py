@@ -81,9 +81,12 @@ class Deployment:
         if not is_current(self.bare_database):
             from storage import schema
 
-            if self.embedded:
+            try:
+                schema.check(self.bare_database)
+            except schema.SchemaMismatch:
+                if not self.embedded:
+                    raise
                 schema.migrate(self.bare_database)
-            schema.check(self.bare_database)
         return self.bare_database
 
     @cached_property

@@ -13,6 +13,8 @@ from storage.database import Database
 TABLES = {"jobs": "id", "job_details": "id", "job_events": "id", "job_inputs": "job_id"}
 MONTHS_AHEAD = 3
 MONTHS_BEHIND = 1
+#: Whoever waits for a lock on a table makes all later statements wait behind it: rather try again in an hour.
+LOCK_TIMEOUT_S = 5.0
 UNCOUNT = """
     INSERT INTO job_counts (lane, type, tenant, state, delta)
     SELECT lane, type, tenant, state, -count(*) FROM {partition} GROUP BY lane, type, tenant, state
@@ -68,11 +70,12 @@ def ensure_partitions(database: Database, now: datetime | None = None) -> list[s
 def _make(connection: Connection, table: str, column: str, month: Month) -> bool:
     name = f"{table}_{month.suffix}"
     bounds = {"low": month.first_id, "high": month.plus(1).first_id}
-    connection.execute(text("SET LOCAL lock_timeout = '5s'"))
-    # Several daemons keep partitions: one makes them, the others find them made.
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"mediamill.{name}"})
-    if connection.scalar(text("SELECT to_regclass(:name)"), {"name": name}):
+    _keep_alone(connection, LOCK_TIMEOUT_S)
+    if _exists(connection, name):
         return False
+    # Attaching takes this lock in any case. Taken first, nobody can put a row there meanwhile, or hold a lock on one
+    # that is about to be moved: a record that comes now waits, and finds its job where it is then.
+    connection.execute(text(f"LOCK TABLE {table}_default IN ACCESS EXCLUSIVE MODE"))
     connection.execute(text(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL EXCLUDING INDEXES)"))
     # A foreign id may lie in this month already, in the default partition, which then would refuse the new neighbour.
     connection.execute(
@@ -88,8 +91,13 @@ def _make(connection: Connection, table: str, column: str, month: Month) -> bool
     return True
 
 
-def drop_expired(database: Database, *, kept: timedelta, now: datetime | None = None) -> list[str]:
-    """Drops the months that ended longer than `kept` ago, unless a job in them is still live; returns their names."""
+def drop_expired(
+    database: Database, *, kept: timedelta, now: datetime | None = None, lock_timeout_s: float = LOCK_TIMEOUT_S
+) -> list[str]:
+    """Drops the months that ended longer than `kept` ago, unless a job in them is still live; returns their names.
+
+    Raises LockTimeout where a transaction that has looked at jobs stays open for longer than that.
+    """
     oldest = Month.of((now or datetime.now(UTC)) - kept)
     with database.transaction() as connection:
         names = connection.scalars(
@@ -103,12 +111,37 @@ def drop_expired(database: Database, *, kept: timedelta, now: datetime | None = 
         if Month(int(suffix[:4]), int(suffix[4:])) >= oldest:
             break
         with database.transaction() as connection:
-            connection.execute(text("SET LOCAL lock_timeout = '5s'"))
-            connection.execute(text(f"LOCK TABLE jobs_{suffix} IN SHARE MODE"))
-            if connection.scalar(text(f"SELECT EXISTS (SELECT FROM jobs_{suffix} WHERE state IN {LIVE})")):
-                continue
-            connection.execute(text(UNCOUNT.format(partition=f"jobs_{suffix}")))
-            for table in TABLES:
-                connection.execute(text(f"DROP TABLE {table}_{suffix}"))
-                dropped.append(f"{table}_{suffix}")
+            if _drop(connection, suffix, lock_timeout_s):
+                dropped += [f"{table}_{suffix}" for table in TABLES]
     return dropped
+
+
+def _drop(connection: Connection, suffix: str, lock_timeout_s: float) -> bool:
+    _keep_alone(connection, lock_timeout_s)
+    partition = f"jobs_{suffix}"
+    if not _exists(connection, partition) or _is_live(connection, partition):
+        return False
+    # Dropping a partition takes its table exclusively. Every statement locks the table before its partitions: in any
+    # other order than that, the first claim that comes along is a deadlock.
+    tables = ", ".join(f"ONLY {table}" for table in TABLES)
+    connection.execute(text(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE"))
+    if _is_live(connection, partition):
+        return False
+    connection.execute(text(UNCOUNT.format(partition=partition)))
+    for table in TABLES:
+        connection.execute(text(f"DROP TABLE IF EXISTS {table}_{suffix}"))
+    return True
+
+
+def _keep_alone(connection: Connection, lock_timeout_s: float) -> None:
+    """Several daemons keep partitions: one makes and drops them, the others find it done."""
+    connection.execute(text(f"SET LOCAL lock_timeout = '{int(lock_timeout_s * 1000)}ms'"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('mediamill.partitions'))"))
+
+
+def _exists(connection: Connection, name: str) -> bool:
+    return connection.scalar(text("SELECT to_regclass(:name)"), {"name": name}) is not None
+
+
+def _is_live(connection: Connection, partition: str) -> bool:
+    return bool(connection.scalar(text(f"SELECT EXISTS (SELECT FROM {partition} WHERE state IN {LIVE})")))

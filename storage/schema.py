@@ -48,19 +48,30 @@ def current(connection: Connection) -> str | None:
 def migrate(database: Database, revision: str = "head") -> None:
     """Brings the schema to `revision` (`head`, `base`, or one by name) and makes the partitions of the months ahead.
 
-    Raises LockTimeout when another transaction holds a table for longer than the lock timeout: nothing has changed
-    then.
+    Raises LockTimeout when another transaction holds a table for longer than the lock timeout, and SchemaMismatch for
+    a revision that this build does not know, asked for or found: nothing has changed then.
     """
     with database.transaction() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
         at, config = current(connection), _config(connection)
+        _check_known(at, revision)
         if revision == "base" or (at is not None and revision not in ("head", at) and revision < at):
             command.downgrade(config, revision)
         else:
             command.upgrade(config, revision)
     if revision != "base":
         ensure_partitions(database)
+
+
+def _check_known(at: str | None, wanted: str) -> None:
+    """Raises SchemaMismatch unless this build has the scripts of both revisions."""
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if wanted not in known | {"head", "base"}:
+        raise SchemaMismatch(f"there is no revision {wanted!r}; this build's newest is {head()}")
+    if at is not None and at not in known:
+        newer = f"the database is at revision {at}, which is newer than this build's {head()}"
+        raise SchemaMismatch(f"{newer}: a build that knows it must change it")
 
 
 def check(database: Database) -> None:

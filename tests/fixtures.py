@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -119,3 +120,21 @@ def settle_one(database: Database) -> Callable[..., str | None]:
             return settle(connection, [settlement], rules or Rules()).get(job.fence.id)
 
     return end
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the checkpoints of random weights, made once."""
+    from tests.e2e.material import make_tiny_models
+
+    models = tmp_path_factory.mktemp("models")
+    make_tiny_models(models)
+    return models
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Twelve small pictures that differ."""
+    from tests.e2e.material import draw_pictures
+
+    return draw_pictures(tmp_path_factory.mktemp("pictures"), 12)

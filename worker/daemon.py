@@ -360,7 +360,11 @@ class Life:
             ready = executor.state is ExecutorState.READY
             health.tick("loop")
             health.report("executor", ok=ready, why=executor.state if ready else executor.last_error or executor.state)
-            metrics.set("beat_age_seconds", self._lease.age_s)
+            # A worker that is full does not claim: only its beat tells then that the database is away.
+            age_s = self._lease.age_s
+            late = age_s > 2 * self.parts.settings.beat
+            health.report("lease", ok=not late, why=f"no beat was confirmed for {age_s:.0f} s" if late else "it beats")
+            metrics.set("beat_age_seconds", age_s)
             metrics.set("jobs_in_hand", len(self._attempts))
             if ready and before is not executor.state and self._claimer is not None:
                 self._claimer.wake()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,9 @@ from tests.e2e.kills import (
     crew,
     fault,
     history,
-    running_on,
     life,
     rows,
+    running_on,
     short_leased,
     sleep,
     submitted,
@@ -71,13 +73,11 @@ def hung(
             return made
 
         by_time, by_cancel = deployment("timeout"), deployment("cancel")
-        yield {
-            "timeout": (
-                by_time,
-                submitted(by_time, [fault("hang_cpu", timeout_s=0.5, max_attempts=1), *[sleep(0.2)] * 10]),
-            ),
-            "cancel": (by_cancel, submitted(by_cancel, [fault("hang_cpu"), *[sleep(3600)] * 10])),
-        }
+        late = submitted(by_time, [fault("hang_cpu", timeout_s=0.5, max_attempts=1), *[sleep(0.2)] * 10])
+        unwanted = submitted(by_cancel, [fault("hang_cpu"), *[sleep(3600)] * 10])
+        until(lambda: all(row["state"] == "running" for row in rows(by_cancel, unwanted)), by_cancel)
+        by_cancel.run("jobs", "cancel", str(unwanted[0]))
+        yield {"timeout": (by_time, late), "cancel": (by_cancel, unwanted)}
 
 
 def test_a_job_that_kills_each_process_ends_quarantined_and_its_neighbours_succeed_and_a_retry_may_help(
@@ -102,9 +102,7 @@ def test_a_job_that_kills_each_process_ends_quarantined_and_its_neighbours_succe
     assert counters(row) == {}
 
 
-@pytest.mark.parametrize(
-    ("kind", "words"), [("segfault", "SIGSEGV"), ("kill", "SIGKILL"), ("exit", "exit status 3")]
-)
+@pytest.mark.parametrize(("kind", "words"), [("segfault", "SIGSEGV"), ("kill", "SIGKILL"), ("exit", "exit status 3")])
 def test_an_executor_that_dies_takes_only_its_own_jobs_with_it(mill: Stage, kind: str, words: str) -> None:
     [killer] = submitted(mill, [fault(kind, first=1)])
     ids = [killer, *submitted(mill, [sleep(0.3)] * 20)]
@@ -121,36 +119,134 @@ def test_an_executor_that_dies_takes_only_its_own_jobs_with_it(mill: Stage, kind
 def test_an_executor_that_is_killed_from_outside_is_started_again(mill: Stage) -> None:
     ids = submitted(mill, [sleep(3)] * 4)
     until(lambda: all(row["state"] == "running" for row in rows(mill, ids)), mill)
-    [busy] = {row["worker_id"] for row in rows(mill, ids)} & {life(mill, worker) for worker in mill.workers}
-    [worker] = [worker for worker in mill.workers if life(mill, worker) == busy]
-    before = worker.executors()
+    workers = {life(mill, worker): worker for worker in mill.workers}
+    busy = rows(mill, ids)[0]["worker_id"]
+    before = workers[busy].executors()
     theirs = running_on(mill, busy)
-    import os
-
-    for pid in before:
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)
+    for pid in filter(alive, before):
+        os.kill(pid, signal.SIGKILL)
     for row in wait_for_state(mill, ids, "succeeded"):
         assert counters(row) == ({"losses": 1} if row["id"] in theirs else {})
-    until(lambda: bool(set(worker.executors()) - set(before)), mill)
+    until(lambda: bool(set(workers[busy].executors()) - set(before)), mill)
 
 
+#: What goes wrong -> error type, words of its sentence.
 ERRORS = {
-    "raise": ("HandlerBug", "failed"),
-    "invalid_input": ("InvalidInput", "failed"),
-    "retry": ("Retry", "failed"),
-    "resource_exhausted": ("ResourceExhausted", "failed"),
-    "missing_output": ("HandlerBug", "failed"),
-    "nul_text": ("HandlerBug", "failed"),
-    "lone_surrogate": ("HandlerBug", "failed"),
-    "nan": ("HandlerBug", "failed"),
-    "too_few_results": ("HandlerBug", "failed"),
-    "poison_batch": ("HandlerBug", "failed"),
-    "poison_sample": ("HandlerBug", "failed"),
+    "raise": ("HandlerBug", "FaultyCode: a fault was asked for"),
+    "invalid_input": ("InvalidInput", "a fault was asked for"),
+    "retry": ("Retry", "a fault was asked for"),
+    "resource_exhausted": ("ResourceExhausted", "a fault was asked for"),
+    "missing_output": ("HandlerBug", "output 'missing' was declared and not written"),
+    "nul_text": ("HandlerBug", "it holds a NUL character"),
+    "lone_surrogate": ("HandlerBug", "surrogates not allowed"),
+    "nan": ("HandlerBug", "it holds the number nan"),
+    "too_few_results": ("HandlerBug", "returned 0 results for 1 samples: give one for each"),
+    "poison_batch": ("HandlerBug", "FaultyCode: a fault was asked for"),
+    "poison_sample": ("HandlerBug", "FaultyCode: a fault was asked for"),
 }
 
 
-def test_a(mill: Stage) -> None:
-    ids = submitted(mill, [fault(kind, max_attempts=1) for kind in ERRORS] + [fault("sample")] * 10 + [NOOP] * 10)
-    for row in ended(mill, ids):
-        print(row["message"]["params"] if "params" in row["message"] else "", row["state"], counters(row), row["error"] and {k: v for k, v in row["error"].items() if k != "traceback"})
+def test_a_handler_that_breaks_its_promises_has_failed_with_type_and_sentence_and_costs_no_neighbour_a_thing(
+    mill: Stage,
+) -> None:
+    messages = [fault(kind, max_attempts=1) for kind in ERRORS]
+    good = [*[fault("sample")] * 10, *[NOOP] * 10]
+    done = ended(mill, submitted(mill, [*messages, *good]))
+    for row, (type_, words) in zip(done, ERRORS.values(), strict=False):
+        assert row["state"] == "failed"
+        assert row["error"]["type"] == type_
+        assert words in row["error"]["message"]
+        # What is permanent was refused: it is no failure that another attempt could follow.
+        assert counters(row) == ({} if type_ == "InvalidInput" else {"failures": 1})
+    assert [(row["state"], counters(row)) for row in done[len(ERRORS) :]] == [("succeeded", {})] * len(good)
+
+
+def test_a_failing_job_is_tried_again_after_longer_and_longer_waits_until_it_has_failed(mill: Stage) -> None:
+    [row] = ended(mill, submitted(mill, [fault("raise", max_attempts=4)]))
+    assert (row["state"], counters(row)) == ("failed", {"failures": 4})
+    failed = [event for event in history(mill, row["id"]) if event["kind"] == "failed"]
+    assert [event["state"] for event in failed] == ["queued", "queued", "queued", "failed"]
+    for n, event in enumerate(failed[:-1]):
+        assert 0 <= (event["data"] or {}).get("delay_s", 0) <= 0.2 * 2**n
+    _keeps_its_waits(history(mill, row["id"]))
+
+
+def test_a_job_that_names_the_wait_before_its_next_attempt_gets_it(mill: Stage) -> None:
+    [row] = ended(mill, submitted(mill, [fault("retry", first=2, params={"retry_after_s": 0.7})]))
+    assert (row["state"], counters(row)) == ("succeeded", {"failures": 2})
+    delays = [event["data"]["delay_s"] for event in history(mill, row["id"]) if event["kind"] == "failed"]
+    assert delays == [0.7, 0.7]
+    _keeps_its_waits(history(mill, row["id"]))
+
+
+def _keeps_its_waits(events: list[dict[str, Any]]) -> None:
+    for event, after in pairwise(events):
+        if event["kind"] == "failed" and event["state"] == "queued":
+            assert after["kind"] == "claimed"
+            assert (after["at"] - event["at"]).total_seconds() >= (event["data"] or {}).get("delay_s", 0) - 0.05
+
+
+def test_a_job_that_takes_longer_than_its_time_limit_has_failed_of_it(mill: Stage) -> None:
+    ids = submitted(mill, [fault("sleep", timeout_s=0.5, max_attempts=1), sleep(1)])
+    [row, neighbour] = ended(mill, ids)
+    assert (row["state"], counters(row), row["error"]["type"]) == ("failed", {"failures": 1}, "Timeout")
+    assert (neighbour["state"], counters(neighbour)) == ("succeeded", {})
+
+
+def test_a_deadline_that_passes_ends_the_running_job(mill: Stage) -> None:
+    deadline = datetime.now(UTC) + timedelta(seconds=3)
+    ids = submitted(mill, [fault("sleep", deadline=deadline.isoformat()), sleep(1)])
+    until(lambda: rows(mill, ids)[0]["state"] == "running", mill)
+    [row, neighbour] = ended(mill, ids)
+    assert (row["state"], counters(row), row["error"]["type"]) == ("failed", {}, "DeadlineExceeded")
+    assert deadline <= row["finished_at"] <= deadline + timedelta(seconds=2)
+    assert [event["kind"] for event in history(mill, row["id"])] == ["submitted", "claimed", "expired"]
+    assert (neighbour["state"], counters(neighbour)) == ("succeeded", {})
+
+
+def test_a_running_job_that_is_cancelled_ends_at_once_and_its_neighbours_go_on(mill: Stage) -> None:
+    unwanted, *neighbours = submitted(mill, [fault("sleep"), *[sleep(2)] * 5])
+    until(lambda: rows(mill, [unwanted])[0]["state"] == "running", mill)
+    mill.run("jobs", "cancel", str(unwanted))
+    asked = time.monotonic()
+    [row] = wait_for_state(mill, [unwanted], "cancelled")
+    assert time.monotonic() - asked < 2
+    assert (row["error"]["type"], counters(row)) == ("Cancelled", {})
+    kinds = [event["kind"] for event in history(mill, unwanted)]
+    assert kinds == ["submitted", "claimed", "cancel requested", "cancelled"]
+    for neighbour in wait_for_state(mill, neighbours, "succeeded"):
+        assert counters(neighbour) == {}
+
+
+def test_a_cancel_that_comes_while_the_success_is_being_written_loses(mill: Stage) -> None:
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    [id_] = submitted(mill, [fault("sleep", params={"seconds": 1})])
+    until(lambda: rows(mill, [id_])[0]["state"] == "running", mill)
+    with mill.database.transaction() as connection:
+        cancel(connection, [id_], Rules())
+        # The recorder waits for the row that the cancel holds: it sees the wish, and has the result.
+        until(lambda: bool(mill.table.rows(waiting)), mill)
+    [row] = wait_for_state(mill, [id_], "succeeded")
+    assert row["cancel_requested"]
+    kinds = [event["kind"] for event in history(mill, id_)]
+    assert kinds == ["submitted", "claimed", "cancel requested", "succeeded"]
+
+
+def test_a_handler_that_does_not_end_when_its_time_is_up_is_killed_and_its_neighbours_are_not_charged(
+    hung: dict[str, tuple[Stage, list[uuid.UUID]]],
+) -> None:
+    stage, ids = hung["timeout"]
+    [row, *neighbours] = ended(stage, ids, GRACE_S + 15)
+    assert (row["state"], counters(row), row["error"]["type"]) == ("failed", {"failures": 1}, "Timeout")
+    assert "had to be killed" in row["error"]["message"]
+    assert [(each["state"], counters(each)) for each in neighbours] == [("succeeded", {})] * len(neighbours)
+
+
+def test_a_handler_that_does_not_end_when_it_is_cancelled_is_killed_and_its_neighbours_are_interrupted_for_free(
+    hung: dict[str, tuple[Stage, list[uuid.UUID]]],
+) -> None:
+    stage, ids = hung["cancel"]
+    [row, *neighbours] = ended(stage, ids, GRACE_S + 15)
+    assert (row["state"], counters(row), row["error"]["type"]) == ("cancelled", {}, "Cancelled")
+    for each in neighbours:
+        assert (each["state"], counters(each)) == ("succeeded", {"interruptions": 1})

@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type, typed."""
+"""What the README tells a newcomer to type, typed; and what docs/operations.md asks of Postgres, asked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures import JobTable
 from tests.readme import ROOT, blocks, is_make
 
 RUN_HERE = [block for block in blocks() if not is_make(block)]
@@ -49,3 +50,16 @@ def test_the_first_picture_of_ones_own_is_captioned_and_found(newcomer: Path) ->
     assert "checkpoints    profile tiny" in re.sub(r"  +", "    ", said)
     log = (newcomer / ".demo" / "worker.log").read_text()
     assert '"end": "drained"' in log.splitlines()[-1]
+
+
+def test_the_queries_for_dashboards_are_answered(table: JobTable) -> None:
+    operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    [queries] = [
+        block for block in re.findall(r"^```sql\n(.*?)^```$", operations, re.DOTALL | re.MULTILINE) if "ops." in block
+    ]
+    table.add(2)
+    table.worker()
+    counts, queue, workers = (table.rows(query) for query in queries.split(";")[:3])
+    assert [(row["state"], row["jobs"]) for row in counts] == [("queued", 2)]
+    assert [(row["lane"], row["runnable"]) for row in queue] == [("interactive", 2)]
+    assert workers == [{"workers": 1}]
