@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -33,7 +34,10 @@ from console import demo_worker, output
 from console.demo_worker import Worker
 from console.failures import CommandFailed, Exit, report, unreachable
 from console.output import Column
+from storage import jobs
+from storage.database import Database
 from storage.embedded import EmbeddedPostgres
+from storage.jobs import JobRecord
 
 T = TypeVar("T")
 
@@ -41,11 +45,10 @@ ROOT = Path(__file__).resolve().parents[1]
 MEDIAMILL = str(Path(sys.executable).with_name("mediamill"))
 #: For each of: a worker that is not ready, and jobs of which none ends. The first import of torch from a slow disk.
 PATIENCE_S = 300.0
-#: Commands at a time. Each is a process of its own, and they share the cores with the worker.
-_AT_ONCE = 4
 #: The server goes this soon after its last user, so that nothing is left behind.
 _LINGER_S = 2.0
 _PLAIN_EVERY_S = 5.0
+_LOOK_S = 0.1
 _SETTINGS = """\
 # Read whenever MEDIAMILL_HOME is this folder; the environment wins: MEDIAMILL_CATALOGUE=small
 catalogue = "tiny"
@@ -78,19 +81,24 @@ class Demo:
         """The worker's."""
         return self.home / "worker.log"
 
-    async def mediamill(self, *arguments: str, codes: Sequence[int] = (0,)) -> str:
-        """Runs `mediamill ...`; what it printed. Raises CommandFailed for an exit code that is none of `codes`."""
+    @property
+    def jobs(self) -> Path:
+        """The messages that were submitted."""
+        return self.home / "jobs.jsonl"
+
+    async def mediamill(self, *arguments: str) -> str:
+        """Runs `mediamill ...`; what it printed. Raises CommandFailed unless it ends with 0."""
         done = await anyio.run_process(
             [MEDIAMILL, *arguments], env=self.environ, stdin=subprocess.DEVNULL, check=False, start_new_session=True
         )
-        if done.returncode not in codes:
+        if done.returncode != 0:
             said = done.stderr.decode(errors="replace").splitlines()[-15:]
             raise unreachable(f"`mediamill {shlex.join(arguments)}` ended with {done.returncode}:", *said)
         return done.stdout.decode()
 
-    async def json(self, *arguments: str, codes: Sequence[int] = (0,)) -> Any:
+    async def json(self, *arguments: str) -> Any:
         """What the command prints with --json."""
-        return json.loads(await self.mediamill(*arguments, "--json", codes=codes))
+        return json.loads(await self.mediamill(*arguments, "--json"))
 
 
 def at(home: Path) -> Demo:
@@ -106,69 +114,53 @@ def at(home: Path) -> Demo:
     return Demo(home, environ, Settings.load(environ).settings, datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """One job to submit."""
-
-    type: str
-    about: str
-    arguments: Sequence[str]
-
-
-def orders(pictures: Sequence[str], run: str) -> list[Order]:
+def messages(pictures: Sequence[str], run: str) -> list[dict[str, Any]]:
     """A caption of each picture, three of the first two, and an embedding job of both."""
-
-    def order(type_: str, names: Sequence[str], *more: str) -> Order:
-        inputs = [word for name in names for word in ("--input", f"s3://media/pictures/{name}.png")]
-        return Order(type_, ", ".join(names), [*inputs, *more, "--label", f"demo={run}"])
-
-    first = pictures[:2]
+    uris = [f"s3://media/pictures/{name}.png" for name in pictures]
+    caption = {"type": "image.caption", "labels": {"demo": run}}
     return [
-        *(order("image.caption", [name], "--label", f"picture={name}") for name in pictures),
-        *(order("image.caption", [name], "--param", "count=3", "--param", "seed=7") for name in first),
-        order("image.embed", first),
+        *({**caption, "inputs": {"image": uri}} for uri in uris),
+        *({**caption, "inputs": {"image": uri}, "params": {"count": 3, "seed": 7}} for uri in uris[:2]),
+        {"type": "image.embed", "inputs": {"images": uris[:2]}, "labels": {"demo": run}},
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A job that has ended: the order, and its record as `submit --wait --json` prints it."""
+    """A job that has ended."""
 
-    order: Order
-    record: Mapping[str, Any]
+    record: JobRecord
 
     @property
     def succeeded(self) -> bool:
-        return bool(self.record["state"] == "succeeded")
+        return bool(self.record.job["state"] == "succeeded")
+
+    @property
+    def captions(self) -> list[str]:
+        """Those that were made, the best first."""
+        result = self.record.job["result"] or {}
+        return [caption["text"] for caption in result.get("captions", ())]
 
     @property
     def row(self) -> Sequence[object]:
         """Of the table."""
-        began, ended = (
-            datetime.fromisoformat(self.record[name]) if self.record[name] else None
-            for name in ("claimed_at", "finished_at")
-        )
-        return (
-            self.record["id"][-8:],
-            self.order.type,
-            self.order.about,
-            self.record["state"],
-            output.seconds_between(began, ended),
-            self.what_came_out(),
-        )
+        job = self.record.job
+        pictures = job["message"]["inputs"].values()
+        uris = [uri for each in pictures for uri in (each if isinstance(each, list) else [each])]
+        seconds = output.seconds_between(job["claimed_at"], job["finished_at"])
+        named = ", ".join(Path(uri).stem for uri in uris)
+        return str(job["id"])[-8:], job["type"], named, job["state"], seconds, self._what_came_out()
 
-    def what_came_out(self) -> str:
-        """The caption, or what else there is to say of it."""
+    def _what_came_out(self) -> str:
         if not self.succeeded:
-            error = self.record["error"] or {}
+            error = self.record.job["error"] or {}
             return f"{error.get('type', '')}: {error.get('message', '')}"
-        result = self.record["result"]
-        if self.order.type == "image.embed":
-            new = len(self.record["embeddings"])
-            known = result["images"] - new
-            return f"{new} embeddings" if not known else f"{new} new embeddings: {known} had theirs from their captions"
-        captions = [caption["text"] for caption in result["captions"]]
-        return str(captions[0]) if len(captions) == 1 else f"{len(captions)} captions, the best: {captions[0]}"
+        if self.record.job["type"] == "image.embed":
+            new = len(self.record.embeddings)
+            known = self.record.job["result"]["images"] - new
+            return f"{new} embeddings" + (f", {known} pictures had theirs" if known else "")
+        best, *others = self.captions
+        return f"{1 + len(others)} captions, the best: {best}" if others else best
 
 
 # Words that full text search leaves out, among those that the tiny checkpoint knows.
@@ -184,6 +176,11 @@ def word_of_some(captions: Sequence[str]) -> str:
 
 
 # --- what is shown while it goes on ---
+
+
+def _shown(path: Path) -> str:
+    """As short as it can be named from here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 class _Said:
@@ -238,13 +235,13 @@ async def play(demo: Demo, count: int) -> None:
     """All of it. Raises CommandFailed, alone or in a group."""
     began = time.monotonic()
     output.line(f"mediamill demo: {count} pictures are captioned, embedded and found again", style="bold")
-    output.line(f"  everything is kept in {demo.home}, and nothing anywhere else")
-    async with _postgres(demo):
+    output.line(f"  everything is kept in {_shown(demo.home)}, and nothing anywhere else")
+    async with _postgres(demo) as database:
         await _checkpoints(demo)
         pictures = await _drawn(demo, count)
         async with _worker(demo) as worker:
             async with _watched(worker):
-                ended = await _in_time(worker, _jobs, demo, pictures)
+                ended = await _in_time(worker, _jobs, demo, database, pictures)
                 await _searches(demo, ended)
             output.line()
             with _step("drain") as said:
@@ -255,7 +252,7 @@ async def play(demo: Demo, count: int) -> None:
 
 
 @asynccontextmanager
-async def _postgres(demo: Demo) -> AsyncIterator[None]:
+async def _postgres(demo: Demo) -> AsyncIterator[Database]:
     """Holds the server through all of it; each command would find or start it by itself."""
     with ExitStack() as held:
         with _step("Postgres") as said:
@@ -263,7 +260,9 @@ async def _postgres(demo: Demo) -> AsyncIterator[None]:
             await anyio.to_thread.run_sync(server.start)
             held.callback(server.close)
             said.text = "embedded, with pgvector; no port, a socket that only this user can reach"
-        yield
+        database = Database(server.url, pool=2)
+        held.callback(database.close)
+        yield database
 
 
 async def _checkpoints(demo: Demo) -> None:
@@ -284,7 +283,7 @@ async def _drawn(demo: Demo, count: int) -> list[str]:
         if done.returncode != 0:
             raise unreachable("the pictures could not be drawn:", *done.stderr.decode(errors="replace").splitlines())
         names = [Path(line).stem for line in done.stdout.decode().splitlines()]
-        said.text = f"{len(names)}, in {demo.pictures}"
+        said.text = f"{len(names)}, in {_shown(demo.pictures)}"
     return names
 
 
@@ -297,7 +296,7 @@ async def _worker(demo: Demo) -> AsyncIterator[Worker]:
         with _step("worker") as said:
             async with _watched(worker):
                 await _in_time(worker, worker.ready)
-            said.text = f"process {worker.pid}, ready; health and metrics at 127.0.0.1:{port}, log {demo.log}"
+            said.text = f"process {worker.pid}, ready; its log is {_shown(demo.log)}"
         yield worker
 
 
@@ -316,33 +315,44 @@ async def _in_time(worker: Worker, work: Callable[..., Awaitable[T]], *arguments
     raise await worker.why_slow()
 
 
-async def _jobs(demo: Demo, pictures: Sequence[str]) -> list[Ended]:
-    wanted = orders(pictures, demo.run)
-    ended: dict[int, Ended] = {}
-    room = anyio.CapacityLimiter(_AT_ONCE)
+async def _jobs(demo: Demo, database: Database, pictures: Sequence[str]) -> list[Ended]:
+    wanted = messages(pictures, demo.run)
+    demo.jobs.write_text("".join(f"{json.dumps(message)}\n" for message in wanted))
     with _step("jobs", spinner=False) as said, _progress(len(wanted)) as tell:
-
-        async def run(place: int, order: Order) -> None:
-            async with room:
-                answer = await demo.json("submit", order.type, *order.arguments, "--wait", codes=(0, Exit.JOB_FAILED))
-            ended[place] = Ended(order, answer["submitted"][0])
-            tell(ended[place].record["state"])
-
-        async with anyio.create_task_group() as group:
-            for place, order in enumerate(wanted):
-                group.start_soon(run, place, order)
-        states = Counter(job.record["state"] for job in ended.values())
-        said.text = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
-    output.heading("jobs, each submitted by `mediamill submit TYPE --input s3://media/pictures/NAME.png --wait`")
+        answer = await demo.json("submit", "--from", str(demo.jobs))
+        ids = [uuid.UUID(one["id"]) for one in answer["submitted"]]
+        states: dict[uuid.UUID, str] = {}
+        while len(states) < len(ids):
+            await anyio.sleep(_LOOK_S)
+            found = await anyio.to_thread.run_sync(_ended, database, ids)
+            for id_ in found.keys() - states.keys():
+                tell(found[id_])
+            states |= found
+        counts = Counter(states.values())
+        said.text = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+    ended = await anyio.to_thread.run_sync(_records, database, ids)
+    output.heading(f"jobs, submitted by `mediamill submit --from {_shown(demo.jobs)}`")
     columns = (
         Column("job"), Column("type"), Column("picture"), Column("state"), Column("seconds", right=True),
         Column("what came out", shrinks=True),
     )  # fmt: skip
-    output.table(columns, [_cut(ended[place].row) for place in sorted(ended)])
-    if failed := [job for job in ended.values() if not job.succeeded]:
-        show = f"MEDIAMILL_HOME={shlex.quote(str(demo.home))} {MEDIAMILL} jobs show {failed[0].record['id']}"
+    output.table(columns, [_cut(job.row) for job in ended])
+    if failed := [job for job in ended if not job.succeeded]:
+        show = f"MEDIAMILL_HOME={shlex.quote(str(demo.home))} {MEDIAMILL} jobs show {failed[0].record.job['id']}"
         raise CommandFailed(Exit.JOB_FAILED, f"{len(failed)} of {len(ended)} jobs did not succeed; see `{show}`")
-    return [ended[place] for place in sorted(ended)]
+    return ended
+
+
+def _ended(database: Database, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, str]:
+    with database.transaction() as connection:
+        found = jobs.finished_at(connection, ids)
+    return {id_: state for id_, (state, ended) in found.items() if ended is not None}
+
+
+def _records(database: Database, ids: Sequence[uuid.UUID]) -> list[Ended]:
+    with database.transaction() as connection:
+        records = [jobs.show(connection, id_) for id_ in ids]
+    return [Ended(record) for record in records if record is not None]
 
 
 def _cut(row: Sequence[object], most: int = 72) -> list[object]:
@@ -350,8 +360,7 @@ def _cut(row: Sequence[object], most: int = 72) -> list[object]:
 
 
 async def _searches(demo: Demo, ended: Sequence[Ended]) -> None:
-    captions = [job.what_came_out() for job in ended if "picture=" in " ".join(job.order.arguments)]
-    word = word_of_some(captions)
+    word = word_of_some([job.captions[0] for job in ended if len(job.captions) == 1])
     by_text = await demo.json("search", word, "--limit", "5")
     _show_hits(f"by text, in what was said of the pictures: `mediamill search {word}`", by_text)
     by_picture = await demo.json("search", "--image", str(demo.query), "--limit", "5")
@@ -389,9 +398,9 @@ def _go_on(demo: Demo) -> None:
     home, folder = shlex.quote(str(demo.home)), shlex.quote(str(Path(MEDIAMILL).parent))
     picture, log = shlex.quote(str(demo.query)), shlex.quote(str(demo.log))
     output.heading("where things are")
-    output.line(f"  pictures  {demo.pictures}: the object store is a folder")
-    output.line(f"  outputs   {demo.pictures.with_name('derived')}")
-    output.line(f"  all       {demo.home}: a second demo goes on there; remove it to start anew")
+    output.line(f"  pictures  {_shown(demo.pictures)}: the object store is a folder")
+    output.line(f"  outputs   {_shown(demo.pictures.with_name('derived'))}")
+    output.line(f"  all       {_shown(demo.home)}: a second demo goes on there; remove it to start anew")
     output.heading("go on with a picture of your own: these lines work as they are, put its path in the first one")
     for words in (
         f"picture={picture}",

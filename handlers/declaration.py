@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -171,7 +172,7 @@ class TextKind(StrEnum):
     OCR = "ocr"
 
 
-class Handler(Generic[P, R]):
+class Handler(ABC, Generic[P, R]):
     """A job type: what it takes, what it gives, and the linear coroutine that does it."""
 
     #: The name in messages: `image.caption`.
@@ -183,17 +184,17 @@ class Handler(Generic[P, R]):
     #: The job's time limit in seconds where neither message nor settings name one; None: the setting.
     time_limit_s: ClassVar[float | None] = None
 
+    @abstractmethod
     def checkpoints(self, params: P) -> frozenset[str]:
         """Names of the catalogue's checkpoints or roles (`caption`, `embed`) that a job with these params needs."""
-        raise NotImplementedError
 
     def samples(self, params: P) -> bool:
         """Whether the result depends on the seed; then a job without one of its own is like no other."""
         return False
 
+    @abstractmethod
     async def run(self, job: Job[P], ctx: Context) -> R:
         """Does the job. Raises one of `handlers.errors`; anything else counts as a `HandlerBug`."""
-        raise NotImplementedError
 
     @classmethod
     def params_type(cls) -> builtins.type[Params]:

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from console import cli
 from tests.e2e.stage import Stage, stage
 from tests.servers.postgres import PostgresServer
 
@@ -22,6 +25,27 @@ def shared_stage(folder: Path, server: PostgresServer, template: str, environ: M
     """A stage on a folder with a database of its own, for a module-scoped fixture."""
     with server.database(template=template) as url, stage(folder, environ, url) as made:
         yield made
+
+
+class InProcess:
+    """`mediamill` of a stage in this process: for commands by the dozen, whose interpreters' starts would be seconds."""
+
+    def __init__(self, stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        for name, value in stage.environ.items():
+            monkeypatch.setenv(name, value)
+        self._capfd = capfd
+
+    def __call__(self, *arguments: str | Path) -> tuple[int, str, str]:
+        """Exit code, standard output, standard error."""
+        self._capfd.readouterr()
+        code = cli.run([str(argument) for argument in arguments])
+        return code, *self._capfd.readouterr()
+
+    def json(self, *arguments: str | Path) -> Any:
+        """What a command that succeeds prints with `--json`."""
+        code, out, err = self(*arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
 
 
 def put(stage: Stage, key: str, data: bytes, bucket: str = BUCKET) -> str:

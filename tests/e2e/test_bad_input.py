@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from console import cli
-from tests.e2e.shared import shared_stage
+from tests.e2e.shared import InProcess, shared_stage
 from tests.e2e.stage import Stage
 from tests.servers.postgres import PostgresServer
 
@@ -27,23 +26,9 @@ def door(
 
 
 @pytest.fixture
-def mediamill(door: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Mediamill]:
-    """`mediamill` in this process, which saves an interpreter's start for each of many refusals."""
-    for name, value in door.environ.items():
-        monkeypatch.setenv(name, value)
-    yield Mediamill(capfd)
+def mediamill(door: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[InProcess]:
+    yield InProcess(door, monkeypatch, capfd)
     assert stored(door) == 0
-
-
-class Mediamill:
-    """Runs a command; exit code and standard error."""
-
-    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
-        self._capfd = capfd
-
-    def __call__(self, *arguments: str) -> tuple[int, str]:
-        code = cli.run(arguments)
-        return code, self._capfd.readouterr().err
 
 
 def stored(stage: Stage) -> int:
@@ -90,20 +75,20 @@ def uploads(stage: Stage) -> list[Path]:
     ids=lambda value: " ".join(value)[-60:] if isinstance(value, list) else None,
 )
 def test_what_is_wrong_on_the_command_line_names_the_field_and_the_fix(
-    mediamill: Mediamill, arguments: list[str], said: list[str]
+    mediamill: InProcess, arguments: list[str], said: list[str]
 ) -> None:
-    code, err = mediamill("submit", *arguments)
+    code, _, err = mediamill("submit", *arguments)
     assert code == 2
     for words in said:
         assert words in err
 
 
 def test_a_local_file_is_not_uploaded_for_a_message_that_is_refused(
-    mediamill: Mediamill, door: Stage, tmp_path: Path
+    mediamill: InProcess, door: Stage, tmp_path: Path
 ) -> None:
     picture = tmp_path / "a.jpg"
     picture.write_bytes(b"\xff\xd8\xff")
-    code, err = mediamill("submit", "image.caption", "-i", f"image={picture}", "-p", "count=0")
+    code, _, err = mediamill("submit", "image.caption", "-i", f"image={picture}", "-p", "count=0")
     assert (code, "/params/count" in err) == (2, True)
     assert uploads(door) == []
 

@@ -137,7 +137,7 @@ def test_settings_of_another_deployment_are_left_alone(shown: Shown) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "random weights, there already" in done.stdout
-    assert "0 new embeddings: 2 had theirs" in done.stdout
+    assert "0 embeddings, 2 pictures had theirs" in done.stdout
 
 
 def test_an_interruption_leaves_no_process(shown: Shown, running: subprocess.Popen[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from config.checkpoint_lock import read_lock
 from storage.spaces import Space, ensure_space, live
 from tests.e2e.shared import put, run_all, shared_stage, submit_all, until
-from tests.e2e.stage import Stage
+from tests.e2e.stage import Stage, Worker
 from tests.servers.postgres import PostgresServer
 
 # The command line knows all checkpoints; a worker has those of its own profile.
@@ -151,62 +152,88 @@ def test_the_rows_of_a_job_in_json_have_the_fields_of_the_contract(mill: Stage, 
 # --- what one worker cannot do, another does ---
 
 
-def test_a_caption_without_an_embedding_leads_to_a_job_that_makes_it(
-    mill: Stage, tmp_path: Path, pictures: list[Path]
-) -> None:
-    """A worker that has no model for embeddings, but the only one that a caption asks for by its name."""
-    uri = put(mill, "lonely.jpg", pictures[9].read_bytes())
-    [waiting] = submit_all(mill, [caption(uri, params={"checkpoint": "other-caption"})])["submitted"]
-    [noop] = run_all(mill, [{"type": "test.noop"}])
-    assert noop["state"] == "succeeded"
-    assert mill.table.row(uuid.UUID(waiting["id"]))["state"] == "queued"  # nobody has its checkpoint
+@dataclass(frozen=True)
+class Left:
+    """What the first worker has left to others: it has not what that asks for."""
 
-    alone = mill.worker(catalogue=f"{mill.folder}/models.yaml#captions").wait_until_ready()
-    until(lambda: mill.table.row(uuid.UUID(waiting["id"]))["state"] == "succeeded", mill)
-    [sha256] = pictures_of(mill, uuid.UUID(waiting["id"]))
-    [embedder] = embedders(mill, sha256)
-    assert embedder["checkpoints"] == ["space:1"]
-    until(lambda: len(embeddings(mill, [sha256])) == 1, mill)
-    [row] = embeddings(mill, [sha256])
-    assert row["job_id"] == embedder["id"]
-    # What needs a model that this worker has not is left to one that has it.
-    [other] = run_all(mill, [embed(put(mill, "left.jpg", pictures[10].read_bytes()))])
-    assert (other["state"], other["attempt"]) == ("succeeded", 1)
-    assert alone.drain() == 0
+    caption: uuid.UUID
+    embedder: uuid.UUID
+    both: str
+    """The picture that the embedder is for (sha256)."""
+    building: Space
 
 
-def test_a_space_that_is_being_built_is_filled_by_the_worker_that_has_its_model(
-    mill: Stage, pictures: list[Path]
-) -> None:
+@pytest.fixture(scope="module")
+def left(mill: Stage, pictures: list[Path]) -> Left:
     lock = read_lock(mill.folder / "other-clip")
     assert lock is not None
     second = ensure_space(mill.database, checkpoint="other-clip", revision=lock.digest, dimension=64)
     assert second.state == "building"
-    [job] = run_all(mill, [caption(put(mill, "both.jpg", pictures[11].read_bytes()))])
+    lonely, both = (put(mill, f"left/{n}.jpg", pictures[n].read_bytes()) for n in (9, 10))
+    [waiting] = submit_all(mill, [caption(lonely, params={"checkpoint": "other-caption"})])["submitted"]
+    [job] = run_all(mill, [caption(both)])
     [sha256] = pictures_of(mill, job["id"])
     assert len(embeddings(mill, [sha256], 1)) == 1
     [embedder] = embedders(mill, sha256)
-    assert (embedder["state"], embedder["checkpoints"]) == ("queued", [f"space:{second.id}"])
+    assert embedder["checkpoints"] == [f"space:{second.id}"]
     run_all(mill, [{"type": "test.noop"}])
-    assert mill.table.row(embedder["id"])["state"] == "queued"  # the first worker leaves it
+    for id_ in (uuid.UUID(waiting["id"]), embedder["id"]):
+        assert mill.table.row(id_)["state"] == "queued"
+        assert mill.table.events(id_) == ["submitted"]
+    return Left(uuid.UUID(waiting["id"]), embedder["id"], sha256, second)
 
-    filler = mill.worker(catalogue=f"{mill.folder}/models.yaml#second").wait_until_ready()
-    until(lambda: mill.table.row(embedder["id"])["state"] == "succeeded", mill)
-    [row] = embeddings(mill, [sha256], second.id)
-    assert row["job_id"] == embedder["id"]
-    sql = "SELECT pid FROM workers JOIN jobs ON worker_id = workers.id WHERE jobs.id = :id"
-    [ran] = mill.table.rows(sql, id=row["job_id"])
-    assert ran["pid"] == filler.pid
 
-    # Whoever of the two runs a job that embeds: in the end both spaces have its pictures.
+@pytest.fixture(scope="module")
+def others(mill: Stage, left: Left) -> dict[str, Worker]:
+    """A worker that has the only model that a caption asked for and none for embeddings, and one of another space."""
+    started = {name: mill.worker(catalogue=f"{mill.folder}/models.yaml#{name}") for name in ("captions", "second")}
+    return {name: worker.wait_until_ready() for name, worker in started.items()}
+
+
+def test_a_job_waits_for_the_worker_that_has_its_checkpoint(mill: Stage, left: Left, others: dict[str, Worker]) -> None:
+    until(lambda: mill.table.row(left.caption)["state"] == "succeeded", mill)
+    assert mill.table.events(left.caption) == ["submitted", "claimed", "succeeded"]
+    assert pid_of(mill, left.caption) == others["captions"].pid
+
+
+def test_a_caption_without_an_embedding_leads_to_a_job_that_makes_it(
+    mill: Stage, left: Left, others: dict[str, Worker]
+) -> None:
+    until(lambda: mill.table.row(left.caption)["state"] == "succeeded", mill)
+    [sha256] = pictures_of(mill, left.caption)
+    made = {tuple(job["checkpoints"]): job["id"] for job in embedders(mill, sha256)}
+    assert made.keys() == {("space:1",), (f"space:{left.building.id}",)}
+    for space in spaces(mill):
+        until(lambda space=space: len(embeddings(mill, [sha256], space.id)) == 1, mill)  # type: ignore[misc]
+        assert embeddings(mill, [sha256], space.id)[0]["job_id"] == made[f"space:{space.id}",]
+
+
+def test_a_space_that_is_being_built_is_filled_by_the_worker_that_has_its_model(
+    mill: Stage, left: Left, others: dict[str, Worker]
+) -> None:
+    until(lambda: mill.table.row(left.embedder)["state"] == "succeeded", mill)
+    [row] = embeddings(mill, [left.both], left.building.id)
+    assert row["job_id"] == left.embedder
+    assert pid_of(mill, left.embedder) == others["second"].pid
+
+
+def test_whoever_runs_a_job_that_embeds_in_the_end_every_space_has_its_pictures(
+    mill: Stage, pictures: list[Path], others: dict[str, Worker]
+) -> None:
     uris = [put(mill, f"whoever/{n}.jpg", pictures[n].read_bytes() + bytes([n])) for n in range(8)]
     jobs = run_all(mill, [embed(uri) for uri in uris])
-    assert {job["state"] for job in jobs} == {"succeeded"}
+    assert {(job["state"], job["attempt"]) for job in jobs} == {("succeeded", 1)}
+    assert others["captions"].pid not in {pid_of(mill, job["id"]) for job in jobs}  # it has no model for them
     contents = [sha256 for job in jobs for sha256 in pictures_of(mill, job["id"])]
     for space in spaces(mill):
         until(lambda space=space: len(embeddings(mill, contents, space.id)) == 8, mill)  # type: ignore[misc]
     assert [space.state for space in spaces(mill)] == ["active", "building"]
-    assert filler.drain() == 0
+
+
+def pid_of(stage: Stage, id_: uuid.UUID) -> int:
+    """Of the worker that ended a job."""
+    sql = "SELECT pid FROM workers JOIN jobs ON worker_id = workers.id WHERE jobs.id = :id"
+    return int(stage.table.rows(sql, id=id_)[0]["pid"])
 
 
 def spaces(stage: Stage) -> list[Space]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.shared import put, run_all, shared_stage
+from tests.e2e.shared import InProcess, put, run_all, shared_stage
 from tests.e2e.stage import Stage
 from tests.integration.library import Library, Piece, Said
 from tests.servers.postgres import PostgresServer
@@ -54,6 +54,11 @@ def mill(
         yield made
 
 
+@pytest.fixture
+def search(mill: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> InProcess:
+    return InProcess(mill, monkeypatch, capfd)
+
+
 def found(answer: dict[str, Any]) -> set[str]:
     """Keys of the hits."""
     return {urllib.parse.urlsplit(hit["uri"]).path.lstrip("/") for hit in answer["hits"]}
@@ -62,8 +67,8 @@ def found(answer: dict[str, Any]) -> set[str]:
 # --- words ---
 
 
-def test_words_find_the_captions_they_stand_in_and_say_why(mill: Stage) -> None:
-    answer = mill.json("search", "dog beach")
+def test_words_find_the_captions_they_stand_in_and_say_why(search: InProcess) -> None:
+    answer = search.json("search", "dog beach")
     assert answer["searched"] == ["words", "pictures"]
     assert answer["note"] is None
     [hit] = [hit for hit in answer["hits"] if hit["text_rank"] is not None]
@@ -76,23 +81,24 @@ def test_words_find_the_captions_they_stand_in_and_say_why(mill: Stage) -> None:
 @pytest.mark.parametrize(
     ("words", "key"), [("西湖", "xihu.png"), ("古塔", "xihu.png"), ("夕阳", "xihu.png"), ("富士山", "fuji.png")]
 )
-def test_words_of_scripts_without_spaces_are_found(mill: Stage, words: str, key: str) -> None:
-    by_words = [hit["uri"] for hit in mill.json("search", words)["hits"] if hit["text_rank"] is not None]
+def test_words_of_scripts_without_spaces_are_found(search: InProcess, words: str, key: str) -> None:
+    by_words = [hit["uri"] for hit in search.json("search", words)["hits"] if hit["text_rank"] is not None]
     assert by_words == [f"s3://media/{key}"]
 
 
-def test_people_see_a_table_with_the_words_marked(mill: Stage) -> None:
-    done = mill.run("search", "beach", "--type", "image.describe")
-    assert "s3://media/shiba.png" in done.stdout
-    assert "caption: a small dog runs along the [beach]" in done.stdout
-    assert mill.run("search", "zebra", "--label", "set=scripts").stdout == "nothing found\n"
+def test_people_see_a_table_with_the_words_marked(search: InProcess) -> None:
+    code, out, _ = search("search", "beach", "--type", "image.describe")
+    assert code == 0
+    assert "s3://media/shiba.png" in out
+    assert "caption: a small dog runs along the [beach]" in out
+    assert search("search", "zebra", "--label", "set=scripts")[1] == "nothing found\n"
 
 
 # --- pictures ---
 
 
-def test_a_picture_finds_itself_first_and_what_looks_like_it(mill: Stage, pictures: list[Path]) -> None:
-    answer = mill.json("search", "--image", pictures[3], "--min-score", "-1")
+def test_a_picture_finds_itself_first_and_what_looks_like_it(search: InProcess, pictures: list[Path]) -> None:
+    answer = search.json("search", "--image", pictures[3], "--min-score", "-1")
     assert answer["searched"] == ["pictures"]
     assert answer["hits"][0]["uri"] == "s3://media/3.jpg"
     assert answer["hits"][0]["similarity"] > 0.999
@@ -101,19 +107,21 @@ def test_a_picture_finds_itself_first_and_what_looks_like_it(mill: Stage, pictur
     assert found(answer) == {f"{n}.jpg" for n in range(8)}
 
 
-def test_an_object_can_be_asked_for_by_its_uri(mill: Stage, pictures: list[Path]) -> None:
-    put(mill, "asked/4.jpg", pictures[4].read_bytes())
-    answer = mill.json("search", "--image", "s3://media/asked/4.jpg")
-    assert answer["hits"][0]["similarity"] > 0.999
+def test_an_object_can_be_asked_with_by_its_uri(mill: Stage, search: InProcess, pictures: list[Path]) -> None:
+    by_file = search.json("search", "--image", pictures[8], "--min-score", "-1")
+    uri = put(mill, "asked/8.jpg", pictures[8].read_bytes())
+    assert search.json("search", "--image", uri, "--min-score", "-1")["hits"] == by_file["hits"]
 
 
-def test_what_is_asked_with_does_not_become_part_of_the_library(mill: Stage, pictures: list[Path]) -> None:
+def test_what_is_asked_with_does_not_become_part_of_the_library(
+    mill: Stage, search: InProcess, pictures: list[Path]
+) -> None:
     def known() -> dict[str, list[dict[str, Any]]]:
         return {name: mill.table.rows(f"SELECT count(*)::int AS n FROM {name}") for name in ("embeddings", "texts")}
 
     before = known()
-    first = mill.json("search", "--image", pictures[9], "--min-score", "-1")
-    again = mill.json("search", "--image", pictures[9], "--min-score", "-1")
+    first = search.json("search", "--image", pictures[9], "--min-score", "-1")
+    again = search.json("search", "--image", pictures[9], "--min-score", "-1")
     assert found(first) == found(again) == {f"{n}.jpg" for n in range(8)}
     assert max(hit["similarity"] for hit in again["hits"]) < 0.9999
     assert known() == before
@@ -126,13 +134,12 @@ def test_what_is_asked_with_does_not_become_part_of_the_library(mill: Stage, pic
     [(b"no picture", "its bytes are text"), (b"", "is empty")],
     ids=["text", "empty"],
 )
-def test_a_query_that_is_no_picture_says_so(mill: Stage, tmp_path: Path, data: bytes, said: str) -> None:
+def test_a_query_that_is_no_picture_says_so(search: InProcess, tmp_path: Path, data: bytes, said: str) -> None:
     (tmp_path / "query.jpg").write_bytes(data)
-    done = mill.run("search", "--image", tmp_path / "query.jpg", check=False)
-    assert done.returncode != 0
-    assert done.stdout == ""
-    assert "the query could not be embedded: InvalidInput" in done.stderr
-    assert said in done.stderr
+    code, out, err = search("search", "--image", tmp_path / "query.jpg")
+    assert (code, out) == (2, "")
+    assert "the query could not be embedded: InvalidInput" in err
+    assert said in err
 
 
 # --- filters ---
@@ -155,9 +162,9 @@ def test_a_query_that_is_no_picture_says_so(mill: Stage, tmp_path: Path, data: b
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_filters_narrow_what_a_picture_finds(
-    mill: Stage, pictures: list[Path], filters: list[str], keys: set[str] | int
+    search: InProcess, pictures: list[Path], filters: list[str], keys: set[str] | int
 ) -> None:
-    answer = mill.json("search", "--image", pictures[0], "--min-score", "-1", *filters)
+    answer = search.json("search", "--image", pictures[0], "--min-score", "-1", *filters)
     assert len(found(answer)) == keys if isinstance(keys, int) else found(answer) == keys
 
 
@@ -171,12 +178,12 @@ def test_filters_narrow_what_a_picture_finds(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_filters_narrow_what_words_find(mill: Stage, filters: list[str], keys: set[str]) -> None:
-    assert found(mill.json("search", "dog", "--min-score", "1", *filters)) == keys
+def test_filters_narrow_what_words_find(search: InProcess, filters: list[str], keys: set[str]) -> None:
+    assert found(search.json("search", "dog", "--min-score", "1", *filters)) == keys
 
 
-def test_the_fields_of_hits_in_json_are_those_of_the_contract(mill: Stage, pictures: list[Path]) -> None:
-    answer = mill.json("search", "--image", pictures[0], "--label", "set=even")
+def test_the_fields_of_hits_in_json_are_those_of_the_contract(search: InProcess, pictures: list[Path]) -> None:
+    answer = search.json("search", "--image", pictures[0], "--label", "set=even")
     assert answer.keys() == {"searched", "note", "hits"}
     hit = answer["hits"][0]
     assert hit.keys() == {
@@ -184,7 +191,7 @@ def test_the_fields_of_hits_in_json_are_those_of_the_contract(mill: Stage, pictu
     }  # fmt: skip
     assert hit["why"][0].keys() == {"by", "rank", "similarity"}
     assert hit["jobs"][0].keys() == {"id", "type", "labels"}
-    words = mill.json("search", "dog")["hits"][0]["why"][0]
+    words = search.json("search", "dog")["hits"][0]["why"][0]
     assert words.keys() == {"by", "rank", "text", "marks", "language"}
 
 

@@ -102,7 +102,8 @@ def test_a_broken_device_is_no_sample_s_fault() -> None:
 
 
 def test_torch_s_full_memory_and_broken_context_are_told_apart() -> None:
-    torch = pytest.importorskip("torch", reason="tells torch's own exceptions apart")
+    import torch
+
     device = TorchDevice("cuda:0")
     full, broken = (
         torch.OutOfMemoryError("CUDA out of memory"),

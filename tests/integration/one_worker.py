@@ -58,7 +58,7 @@ class Look(Handler[Params, LookResult]):
         return frozenset()
 
     async def run(self, job: Job[Params], ctx: object) -> LookResult:
-        raise NotImplementedError("its answers are scripted")
+        raise AssertionError("its answers are scripted")
 
 
 def success(order: Order, **more: Any) -> Outcome:

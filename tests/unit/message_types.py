@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from handlers.declaration import Handler, Many, Media, Named, One, Params, Result
+from handlers.declaration import Context, Handler, Job, Many, Media, Named, One, Params, Result
 from handlers.registry import Registry
 from intake.message import Rules
 from storage.objects.rules import BucketRules
@@ -50,7 +50,14 @@ class Done(Result):
     count: int = Field(default=0, description="How many.")
 
 
-class CaptionOne(Handler[CaptionParams, Done]):
+class OnlyDeclared:
+    """Nothing here runs."""
+
+    async def run(self, job: Job[Any], ctx: Context) -> Done:
+        raise AssertionError(f"{job.id} is only declared, {ctx} too")
+
+
+class CaptionOne(OnlyDeclared, Handler[CaptionParams, Done]):
     """Captions one picture."""
 
     type = "image.caption"
@@ -61,7 +68,7 @@ class CaptionOne(Handler[CaptionParams, Done]):
         return frozenset({params.checkpoint or "caption"})
 
 
-class EmbedMany(Handler[Params, Done]):
+class EmbedMany(OnlyDeclared, Handler[Params, Done]):
     """Embeds pictures."""
 
     type = "image.embed"
@@ -72,7 +79,7 @@ class EmbedMany(Handler[Params, Done]):
         return frozenset({"embed"})
 
 
-class EditNamed(Handler[Params, Done]):
+class EditNamed(OnlyDeclared, Handler[Params, Done]):
     """Edits films."""
 
     type = "video.edit"
@@ -83,7 +90,7 @@ class EditNamed(Handler[Params, Done]):
         return frozenset()
 
 
-class Speak(Handler[SpeakParams, Done]):
+class Speak(OnlyDeclared, Handler[SpeakParams, Done]):
     """Says a text."""
 
     type = "audio.speak"
@@ -94,7 +101,7 @@ class Speak(Handler[SpeakParams, Done]):
         return frozenset()
 
 
-class Nothing(Handler[Params, Done]):
+class Nothing(OnlyDeclared, Handler[Params, Done]):
     """Does nothing."""
 
     type = "test.nothing"
