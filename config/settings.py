@@ -170,8 +170,13 @@ class Settings(BaseModel):
     sandbox: Literal["auto", "required", "off"] = Field(
         default="auto", description="Whether the executor is closed in: where possible, always (else no start), never."
     )
-    executor_memory: Bytes | None = Field(default=None, description="Private memory of the executor; unset: no limit, as CUDA needs it.")
+    executor_memory: Bytes | None = Field(
+        default=None, description="Private memory of the executor; unset: no limit, as CUDA needs it."
+    )
     executor_start_s: Seconds = Field(default=300, gt=0, description="What the executor may take to load and be ready.")
+    preload: bool = Field(
+        default=True, description="Whether the executor loads the checkpoints of all roles before it takes jobs."
+    )
     test_types: bool = Field(default=False, description="Whether the types test.* are registered.")
 
     # --- services: time limits ---

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shlex
 import signal
 import socket
@@ -30,14 +29,13 @@ import anyio.abc
 import anyio.to_thread
 
 from config.settings import Settings
-from console import demo_worker, output
+from console import demo_jobs, demo_worker, output
+from console.demo_jobs import Ended
 from console.demo_worker import Worker
 from console.failures import CommandFailed, Exit, report, unreachable
 from console.output import Column
-from storage import jobs
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
-from storage.jobs import JobRecord
 
 T = TypeVar("T")
 
@@ -112,67 +110,6 @@ def at(home: Path) -> Demo:
     others = {name: value for name, value in os.environ.items() if not name.startswith("MEDIAMILL_")}
     environ = {**others, "MEDIAMILL_HOME": str(home), "MEDIAMILL_CONFIG": str(settings_file)}
     return Demo(home, environ, Settings.load(environ).settings, datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
-
-
-def messages(pictures: Sequence[str], run: str) -> list[dict[str, Any]]:
-    """A caption of each picture, three of the first two, and an embedding job of both."""
-    uris = [f"s3://media/pictures/{name}.png" for name in pictures]
-    caption = {"type": "image.caption", "labels": {"demo": run}}
-    return [
-        *({**caption, "inputs": {"image": uri}} for uri in uris),
-        *({**caption, "inputs": {"image": uri}, "params": {"count": 3, "seed": 7}} for uri in uris[:2]),
-        {"type": "image.embed", "inputs": {"images": uris[:2]}, "labels": {"demo": run}},
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A job that has ended."""
-
-    record: JobRecord
-
-    @property
-    def succeeded(self) -> bool:
-        return bool(self.record.job["state"] == "succeeded")
-
-    @property
-    def captions(self) -> list[str]:
-        """Those that were made, the best first."""
-        result = self.record.job["result"] or {}
-        return [caption["text"] for caption in result.get("captions", ())]
-
-    @property
-    def row(self) -> Sequence[object]:
-        """Of the table."""
-        job = self.record.job
-        pictures = job["message"]["inputs"].values()
-        uris = [uri for each in pictures for uri in (each if isinstance(each, list) else [each])]
-        seconds = output.seconds_between(job["claimed_at"], job["finished_at"])
-        named = ", ".join(Path(uri).stem for uri in uris)
-        return str(job["id"])[-8:], job["type"], named, job["state"], seconds, self._what_came_out()
-
-    def _what_came_out(self) -> str:
-        if not self.succeeded:
-            error = self.record.job["error"] or {}
-            return f"{error.get('type', '')}: {error.get('message', '')}"
-        if self.record.job["type"] == "image.embed":
-            new = len(self.record.embeddings)
-            known = self.record.job["result"]["images"] - new
-            return f"{new} embeddings" + (f", {known} pictures had theirs" if known else "")
-        best, *others = self.captions
-        return f"{1 + len(others)} captions, the best: {best}" if others else best
-
-
-# Words that full text search leaves out, among those that the tiny checkpoint knows.
-_LEFT_OUT = {"between", "over", "some", "under", "while", "with"}
-
-
-def word_of_some(captions: Sequence[str]) -> str:
-    """A word that some of the captions have but not all, so that finding it says something; the longest of those."""
-    found: Counter[str] = Counter(
-        word for caption in captions for word in set(re.findall("[a-z]{4,}", caption)) - _LEFT_OUT
-    )
-    return max(found, key=lambda word: (2 <= found[word] <= 4, found[word] < len(captions), len(word), word))
 
 
 # --- what is shown while it goes on ---
@@ -316,7 +253,7 @@ async def _in_time(worker: Worker, work: Callable[..., Awaitable[T]], *arguments
 
 
 async def _jobs(demo: Demo, database: Database, pictures: Sequence[str]) -> list[Ended]:
-    wanted = messages(pictures, demo.run)
+    wanted = demo_jobs.messages(pictures, demo.run)
     demo.jobs.write_text("".join(f"{json.dumps(message)}\n" for message in wanted))
     with _step("jobs", spinner=False) as said, _progress(len(wanted)) as tell:
         answer = await demo.json("submit", "--from", str(demo.jobs))
@@ -324,13 +261,13 @@ async def _jobs(demo: Demo, database: Database, pictures: Sequence[str]) -> list
         states: dict[uuid.UUID, str] = {}
         while len(states) < len(ids):
             await anyio.sleep(_LOOK_S)
-            found = await anyio.to_thread.run_sync(_ended, database, ids)
+            found = await anyio.to_thread.run_sync(demo_jobs.ended, database, ids)
             for id_ in found.keys() - states.keys():
                 tell(found[id_])
             states |= found
         counts = Counter(states.values())
         said.text = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
-    ended = await anyio.to_thread.run_sync(_records, database, ids)
+    ended = await anyio.to_thread.run_sync(demo_jobs.records, database, ids)
     output.heading(f"jobs, submitted by `mediamill submit --from {_shown(demo.jobs)}`")
     columns = (
         Column("job"), Column("type"), Column("picture"), Column("state"), Column("seconds", right=True),
@@ -343,24 +280,12 @@ async def _jobs(demo: Demo, database: Database, pictures: Sequence[str]) -> list
     return ended
 
 
-def _ended(database: Database, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, str]:
-    with database.transaction() as connection:
-        found = jobs.finished_at(connection, ids)
-    return {id_: state for id_, (state, ended) in found.items() if ended is not None}
-
-
-def _records(database: Database, ids: Sequence[uuid.UUID]) -> list[Ended]:
-    with database.transaction() as connection:
-        records = [jobs.show(connection, id_) for id_ in ids]
-    return [Ended(record) for record in records if record is not None]
-
-
 def _cut(row: Sequence[object], most: int = 72) -> list[object]:
     return [f"{cell[: most - 3]}..." if isinstance(cell, str) and len(cell) > most else cell for cell in row]
 
 
 async def _searches(demo: Demo, ended: Sequence[Ended]) -> None:
-    word = word_of_some([job.captions[0] for job in ended if len(job.captions) == 1])
+    word = demo_jobs.word_of_some([job.captions[0] for job in ended if len(job.captions) == 1])
     by_text = await demo.json("search", word, "--limit", "5")
     _show_hits(f"by text, in what was said of the pictures: `mediamill search {word}`", by_text)
     by_picture = await demo.json("search", "--image", str(demo.query), "--limit", "5")

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from console.compose import Deployment
 from console.uploads import QUERIES, local_file, upload, upload_place
+from handlers.errors import ErrorType
 from intake.admission import new_job
 from intake.identity import new_id
 from intake.message import parse
 from storage import jobs, spaces
+from storage.lookup import mark_gone
+from storage.objects.uri import ObjectPrefix
 from storage.overview import live_workers
 from storage.query import read_wording
 from storage.search import vector_of
@@ -38,6 +41,10 @@ _QUICK_S, _QUICK_PAUSE_S, _PAUSE_S = 1.0, 0.004, 0.05
 
 class NoVector(Exception):
     """What was asked for has no vector and nobody makes one; the message says why, and what would help."""
+
+
+class UnreadableQuery(NoVector):
+    """It is what was asked with: no worker could make a vector of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +71,28 @@ def of_picture(deployment: Deployment, picture: str, *, timeout_s: float = TIMEO
     Raises NoVector, and CommandFailed for a file that cannot be read.
     """
     space = _active(deployment.database)
-    reference: str | Mapping[str, str] = picture
-    if "://" not in picture:
-        file = local_file(
-            Path(picture).expanduser(), upload_place(deployment.settings, deployment.bucket_rules, QUERIES)
-        )
+    if "://" in picture:
+        return _of_reference(deployment, space, picture, timeout_s)
+    place = upload_place(deployment.settings, deployment.bucket_rules, QUERIES)
+    # A place of its own: it is deleted afterwards, under nobody else's search.
+    file = local_file(Path(picture).expanduser(), ObjectPrefix(place.bucket, f"{place.prefix}{new_id()}/"))
+    with deployment.database.transaction() as connection:
+        known = vector_of(connection, file.sha256)
+    if known is not None:
+        return QueryVector(known, space)
+    _check_worker(deployment)
+    upload(deployment.store, file)
+    try:
+        return _of_reference(deployment, space, file.reference, timeout_s)
+    finally:
+        deployment.store.delete(file.uri)
         with deployment.database.transaction() as connection:
-            known = vector_of(connection, file.sha256)
-        if known is not None:
-            return QueryVector(known, space)
-        _check_worker(deployment)
-        upload(deployment.store, file)
-        reference = file.reference
+            mark_gone(connection, file.uri.bucket, file.uri.key)
+
+
+def _of_reference(
+    deployment: Deployment, space: Space, reference: str | Mapping[str, str], timeout_s: float
+) -> QueryVector:
     message = {
         "type": "image.embed",
         "inputs": {"images": [reference]},
@@ -115,7 +132,8 @@ def _made(deployment: Deployment, space: Space, message: Mapping[str, Any], time
     assert record is not None
     if record.job["state"] != "succeeded":
         error = record.job["error"] or {}
-        raise NoVector(f"the query could not be embedded: {error.get('type', '')}: {error.get('message', '')}")
+        kind = UnreadableQuery if error.get("type") == ErrorType.INVALID_INPUT else NoVector
+        raise kind(f"the query could not be embedded: {error.get('type', '')}: {error.get('message', '')}")
     return QueryVector(json.dumps(record.job["result"]["vectors"][0]), space)
 
 

@@ -1,4 +1,4 @@
-"""Local files as inputs: each becomes an object whose key is its content, so that the same file is uploaded once."""
+"""Local files as inputs: each becomes an object whose key holds its content's digest, and is uploaded once."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def local_file(path: Path, place: ObjectPrefix) -> LocalFile:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise refused(f"{path}: {error.strerror or error}; name a file, or an object as s3://bucket/key") from None
-    ending = path.suffix.lower()
-    suffix = ending if re.fullmatch(r"\.[a-z0-9]{1,10}", ending) else ""
-    return LocalFile(path, sha256, place.object(f"{sha256[:2]}/{sha256}{suffix}"))
+    # The name is for people, who see it in lists and hits.
+    name = re.sub(r"[^\w.-]", "_", path.name)[-100:].lstrip(".") or "file"
+    return LocalFile(path, sha256, place.object(f"{sha256[:16]}/{name}"))
 
 
 def upload_place(settings: Settings, rules: BucketRules, folder: str) -> ObjectPrefix:

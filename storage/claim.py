@@ -195,7 +195,7 @@ class Pin:
     inputs: Sequence[PinnedInput]
 
 
-# Primary keys. Only the first fetch of a job writes here: a retry reads what is pinned.
+# Primary keys. Later attempts write the same again, since they read what is pinned; after a retry by hand another.
 PIN = text("""
     WITH p AS (
         SELECT * FROM jsonb_to_recordset(CAST(:pins AS jsonb)) AS p(
@@ -232,7 +232,8 @@ PIN = text("""
         INSERT INTO job_inputs (job_id, role, name, bucket, key, version, content)
         SELECT job_id, role, name, bucket, key, version, decode(content, 'hex')
         FROM i JOIN held ON held.id = i.job_id ORDER BY job_id, role, name
-        ON CONFLICT (job_id, role, name) DO NOTHING
+        ON CONFLICT (job_id, role, name) DO UPDATE
+        SET bucket = excluded.bucket, key = excluded.key, version = excluded.version, content = excluded.content
     )
     SELECT id FROM held
 """)

@@ -204,7 +204,7 @@ RETRY = text(f"""
         RETURNING j.id
     ),
     details AS (
-        UPDATE job_details d SET error = NULL FROM again WHERE d.id = again.id
+        UPDATE job_details d SET error = NULL, resolved = NULL FROM again WHERE d.id = again.id
     ),
     events AS (
         INSERT INTO job_events (id, kind, state, attempt)
@@ -227,6 +227,8 @@ RETRY = text(f"""
 
 def retry(connection: Connection, ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
     """Puts failed, cancelled and quarantined jobs back into the queue with clean counters; returns their ids.
+
+    What an earlier attempt read is no longer pinned: who retries may have put a better object there.
 
     A deadline that has passed is dropped: whoever retries wants the result. A job whose dedupe key another job has
     taken since stays as it is.

@@ -1,4 +1,4 @@
-"""Jobs by a part of their id, for people who do not want to type 36 characters."""
+"""Small questions by key: a job by a part of its id, an object that is no longer there."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def by_suffix(connection: Connection, suffix: str, *, recent: int = RECENT) -> S
     The end and not the beginning: ids begin with the time, so that jobs of one minute begin alike.
     """
     return list(connection.scalars(BY_SUFFIX, {"suffix": suffix, "recent": recent}))
+
+
+# objects' primary key
+GONE = text("UPDATE objects SET gone_at = now() WHERE bucket = :bucket AND key = :key AND gone_at IS NULL")
+
+
+def mark_gone(connection: Connection, bucket: str, key: str) -> None:
+    """All known versions of an object were deleted: hits name another place of their content, if there is one."""
+    connection.execute(GONE, {"bucket": bucket, "key": key})

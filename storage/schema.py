@@ -56,6 +56,7 @@ def migrate(database: Database, revision: str = "head") -> None:
         connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
         at, config = current(connection), _config(connection)
         _check_known(at, revision)
+        _check_extension(connection)
         if revision == "base" or (at is not None and revision not in ("head", at) and revision < at):
             command.downgrade(config, revision)
         else:
@@ -72,6 +73,20 @@ def _check_known(at: str | None, wanted: str) -> None:
     if at is not None and at not in known:
         newer = f"the database is at revision {at}, which is newer than this build's {head()}"
         raise SchemaMismatch(f"{newer}: a build that knows it must change it")
+
+
+def _check_extension(connection: Connection) -> None:
+    """Raises SchemaMismatch where pgvector is neither there nor to be had by this role."""
+    if connection.scalar(text("SELECT true FROM pg_extension WHERE extname = 'vector'")):
+        return
+    if not connection.scalar(text("SELECT true FROM pg_available_extensions WHERE name = 'vector'")):
+        package = "postgresql-18-pgvector"
+        raise SchemaMismatch(f"this Postgres has no pgvector: install the package for its version, such as {package}")
+    # An extension that its control file does not call trusted needs a superuser, whoever owns the database.
+    may = "SELECT rolsuper OR (SELECT bool_or(trusted) FROM pg_available_extension_versions WHERE name = 'vector')"
+    if not connection.scalar(text(f"{may} FROM pg_roles WHERE rolname = current_user")):
+        fix = "a superuser has to run `CREATE EXTENSION vector` in this database"
+        raise SchemaMismatch(f"the extension vector is missing: {fix}")
 
 
 def check(database: Database) -> None:

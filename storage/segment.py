@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 
 # Han, Hiragana, Katakana (with its marks, without the dots between words), and Bopomofo.
 # Hangul writes spaces and is left alone.
@@ -21,11 +22,26 @@ _RUN = re.compile(f"[{_CJK}]+")
 
 #: A tsvector holds 1 MiB of distinct words and positions; what is beyond so many bytes of text is kept, but not found.
 MOST_BYTES = 450_000
+#: Marks on one letter; UAX #15 (Stream-Safe Text Format) says that no writing in use has more.
+MOST_MARKS = 30
 
 
 def normalised(text: str) -> str:
-    """One form for full and half width (ＡＢＣ, ｶﾀｶﾅ) and for composed and decomposed letters: Unicode's NFKC."""
+    """One form for full and half width (ＡＢＣ, ｶﾀｶﾅ) and for composed and decomposed letters: Unicode's NFKC.
+
+    Of more than MOST_MARKS marks on one letter the first stay: Unicode wants them sorted, which `unicodedata` does in
+    quadratic time without giving way to other threads; a million of them would stop the process for half an hour.
+    """
+    if not text.isascii():
+        text = _too_many_marks().sub(lambda run: run.group()[:MOST_MARKS], text)
     return unicodedata.normalize("NFKC", text)
+
+
+@cache
+def _too_many_marks() -> re.Pattern[str]:
+    # Halfwidth sound marks are letters by themselves, and become marks.
+    marks = "".join(c for c in map(chr, range(0x110000)) if unicodedata.combining(c)) + "\uff9e\uff9f"
+    return re.compile(f"[{re.escape(marks)}]{{{MOST_MARKS + 1},}}")
 
 
 def has_cjk(text: str) -> bool:

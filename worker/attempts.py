@@ -15,7 +15,7 @@ from storage.claim import ClaimedJob
 from storage.workers import Running
 from worker.clock import Clock
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.attempts")
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class Stop(StrEnum):

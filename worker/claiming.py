@@ -24,7 +24,7 @@ from worker.health import Health
 from worker.lease import LeaseLost
 from worker.metrics import Metrics
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.claim")
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 #: Most attempts in hand, however cheap they are: each is a row to hand back when the worker dies.
 MOST_IN_HAND = 512

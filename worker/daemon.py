@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import signal
 import uuid
 from collections.abc import Callable, Sequence
@@ -51,10 +52,12 @@ from worker.run import Limits, Runner
 from worker.store import Outputs
 from worker.wake import listen
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.worker")
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 #: Threads for downloads, and as many for uploads: they wait, mostly.
 STORE_THREADS = 32
+#: Bytes that must be free where inputs and outputs pass through: with less, jobs would only come back.
+LEAST_FREE = 256 << 20
 
 
 async def serve(parts: Parts, *, on_start: Callable[[uuid.UUID], None] | None = None) -> End:
@@ -325,9 +328,12 @@ class Life:
     # --- what the parts ask of each other ---
 
     def _types(self) -> Sequence[str]:
-        """What can be run now: nothing while the executor is not ready."""
+        """What can be run now: nothing while the executor is not ready, or there is no room for files."""
         info = self._executor.info
-        return info.types if info is not None else ()
+        return info.types if info is not None and not self._disk_is_full() else ()
+
+    def _disk_is_full(self) -> bool:
+        return shutil.disk_usage(self.parts.settings.home).free < LEAST_FREE
 
     def _lease_is_lost(self) -> bool:
         return self._lease.lost
@@ -356,6 +362,8 @@ class Life:
         """Feeds health and metrics, and wakes the claim loop when the executor has become ready."""
         health, metrics, executor = self.parts.health, self.parts.metrics, self._executor
         before, starts = executor.state, 1
+        missing = self.parts.sandbox.report.missing()
+        health.report("sandbox", ok=not missing, why=", ".join(missing) or self.parts.sandbox.report.level)
         while True:
             ready = executor.state is ExecutorState.READY
             health.tick("loop")
@@ -364,6 +372,11 @@ class Life:
             age_s = self._lease.age_s
             late = age_s > 2 * self.parts.settings.beat
             health.report("lease", ok=not late, why=f"no beat was confirmed for {age_s:.0f} s" if late else "it beats")
+            full = self._disk_is_full()
+            health.report("disk", ok=not full, why=f"less than {LEAST_FREE >> 20} MiB are free" if full else "has room")
+            if executor.info is not None:
+                broken = executor.info.broken
+                health.report("checkpoints", ok=not broken, why="; ".join(broken.values()) or "can be loaded")
             metrics.set("beat_age_seconds", age_s)
             metrics.set("jobs_in_hand", len(self._attempts))
             if ready and before is not executor.state and self._claimer is not None:

@@ -23,6 +23,7 @@ def executor_settings(parts: Parts, scratch: Path) -> ExecutorSettings:
         max_batch=settings.max_batch,
         checkpoints=tuple(parts.checkpoints.values()),
         roles=dict(parts.roles),
+        preload=tuple(dict.fromkeys(parts.roles.values())) if settings.preload else (),
         limits=Limits(
             max_bytes=settings.image_bytes, max_pixels=settings.image_pixels, max_frames=settings.image_frames
         ),

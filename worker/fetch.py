@@ -137,12 +137,12 @@ class Fetcher:
     async def fetch(self, job: ClaimedJob, declared: Mapping[str, Inputs], held: AsyncExitStack) -> Files:
         """Fetches all inputs; the files stay readable until `held` closes.
 
-        Raises the errors of `storage.objects.errors`, and FenceLost.
+        Raises the errors of `storage.objects.errors`, OSError for trouble with the local disk, and FenceLost.
         """
         wanted = list(references(job, declared))
         if not wanted:
             return Files((), frozenset())
-        objects: list[HeldObject | ObjectError | None] = [None] * len(wanted)
+        objects: list[HeldObject | ObjectError | OSError | None] = [None] * len(wanted)
 
         async def one(index: int, reference: Reference) -> None:
             try:
@@ -151,7 +151,7 @@ class Fetcher:
                         lambda: self._reader.read(reference.ref, max_bytes=self._max_bytes), limiter=self._limiter
                     )
                 )
-            except ObjectError as error:
+            except (ObjectError, OSError) as error:
                 objects[index] = error
             self._count(objects[index])
 
@@ -162,7 +162,7 @@ class Fetcher:
         embedded = await self._pin(Pin(job.fence, [file.pinned for file in files]))
         return Files(files, embedded)
 
-    def _count(self, found: HeldObject | ObjectError | None) -> None:
+    def _count(self, found: HeldObject | ObjectError | OSError | None) -> None:
         if isinstance(found, HeldObject) and found.downloaded:
             self._metrics.count("cache_misses_total")
             self._metrics.count("fetched_bytes_total", found.pinned.size)
@@ -172,7 +172,7 @@ class Fetcher:
             self._metrics.count("store_errors_total", what="fetch")
 
 
-def _file(reference: Reference, held: HeldObject | ObjectError | None) -> FetchedFile:
+def _file(reference: Reference, held: HeldObject | ObjectError | OSError | None) -> FetchedFile:
     if not isinstance(held, HeldObject):
         raise held or AssertionError(reference)
     pinned = held.pinned

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
+import stat
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
@@ -26,7 +29,7 @@ def scratch(root: Path, worker: uuid.UUID) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
             lock.unlink(missing_ok=True)
 
 
@@ -36,7 +39,68 @@ def _remove_dead(root: Path) -> None:
             handle = os.open(lock, os.O_RDWR)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                remove(lock.with_suffix(""))
                 lock.unlink(missing_ok=True)
             finally:
                 os.close(handle)
+
+
+def remove(folder: Path, *, within_s: float | None = None, clock: Callable[[], float] = time.monotonic) -> bool:
+    """Removes a folder that an executor could write to, whatever it made of it; whether nothing is left.
+
+    Not `shutil.rmtree`: that takes a stack frame and a descriptor for each level, so that a folder a thousand levels
+    deep ends the one who removes it. Here what lies deeper is moved up to the first level until nothing is left.
+    Links are never followed. What cannot be removed stays. `within_s`: an executor that lives may add without end.
+    """
+    ends = None if within_s is None else clock() + within_s
+    try:
+        top = os.open(folder, _FOLDER)
+    except FileNotFoundError:
+        return True
+    except OSError:  # a link or a file in its place
+        with contextlib.suppress(OSError):
+            folder.unlink()
+        return not os.path.lexists(folder)
+    try:
+        before: set[int] = set()
+        while (stuck := _flatten(top, ends, clock)) and stuck != before:
+            before = stuck
+    finally:
+        os.close(top)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return not os.path.lexists(folder)
+
+
+def _flatten(top: int, ends: float | None, clock: Callable[[], float]) -> set[int]:
+    """One pass: unlinks the files on the first two levels and moves the folders of the second to the first.
+
+    Returns the inodes of the folders that are left on the first; none too when the time is up.
+    """
+    left: set[int] = set()
+    for name in os.listdir(top):
+        if ends is not None and clock() > ends:
+            return set()
+        with contextlib.suppress(OSError):
+            found = os.stat(name, dir_fd=top, follow_symlinks=False)
+            if not stat.S_ISDIR(found.st_mode):
+                os.unlink(name, dir_fd=top)
+                continue
+            left.add(found.st_ino)
+            below = os.open(name, _FOLDER, dir_fd=top)
+            try:
+                _empty_into(top, below)
+            finally:
+                os.close(below)
+            os.rmdir(name, dir_fd=top)
+            left.discard(found.st_ino)
+    return left | {os.stat(name, dir_fd=top, follow_symlinks=False).st_ino for name in os.listdir(top)}
+
+
+def _empty_into(top: int, below: int) -> None:
+    for name in os.listdir(below):
+        with contextlib.suppress(OSError):
+            try:
+                os.unlink(name, dir_fd=below)
+            except IsADirectoryError:
+                os.rename(name, uuid.uuid4().hex, src_dir_fd=below, dst_dir_fd=top)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 #: What goes on in a rhythm: the event loop turns, claims are answered.
 Pulse = Literal["loop", "claim"]
 #: What is in some state.
-Part = Literal["database", "store", "executor", "lease", "draining", "sandbox", "checkpoints"]
+Part = Literal["database", "store", "executor", "lease", "draining", "sandbox", "checkpoints", "disk"]
 
 
 class Effect(StrEnum):
@@ -37,6 +37,7 @@ EFFECTS: dict[Part, Effect] = {
     "store": Effect.NOT_READY,
     "executor": Effect.NOT_READY,
     "lease": Effect.NOT_READY,
+    "disk": Effect.NOT_READY,
     "draining": Effect.NOT_READY,
     "sandbox": Effect.WARNING,
     "checkpoints": Effect.WARNING,

@@ -29,6 +29,10 @@ def judge(job: ClaimedJob, error: Exception, backoff: Backoff) -> Settlement:
     if isinstance(error, StoreUnavailable):
         delay = backoff.delay_s(job.fence.attempt)
         return _ended(job, Ending.POSTPONED, ErrorType.RETRY, str(error), delay_s=delay)
+    if isinstance(error, OSError):
+        # A full or failing disk of this host: no job is to blame, and another worker may do it.
+        delay = backoff.delay_s(job.fence.attempt)
+        return _ended(job, Ending.POSTPONED, ErrorType.RETRY, f"the worker's disk: {error}", delay_s=delay)
     if isinstance(error, ObjectError):
         return _ended(job, Ending.REFUSED, ErrorType.INVALID_INPUT, str(error))
     if isinstance(error, DataError):

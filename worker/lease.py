@@ -15,7 +15,7 @@ from storage.claim import WorkerRetired
 from storage.database import Database, Unreachable
 from worker.clock import Clock
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.lease")
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class LeaseLost(Exception):

@@ -21,7 +21,7 @@ from worker.clock import Clock
 from worker.metrics import Metrics
 from worker.store import output_prefix
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.maintenance")
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from storage.claim import WorkerRetired
 from storage.database import Unreachable
 from worker.metrics import Metrics
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.outage")
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 

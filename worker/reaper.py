@@ -16,7 +16,7 @@ from storage.settle import Ending, Rules
 from worker.clock import Clock
 from worker.metrics import Metrics
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.reaper")
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class Silence:

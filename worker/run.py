@@ -39,10 +39,13 @@ from worker.outcome import EmbedSpace, Made, read_outcome
 from worker.record import FenceLost, Picture, Record
 from worker.store import Outputs
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.run")
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 EMBED_TYPE = "image.embed"
+
+#: What may go wrong with a job, and `judge` knows what it means. An OSError is trouble with the local disk.
+JUDGED = (JobError, ObjectError, AttemptFailed, ExecutorLost, ExecutorInterrupted, DataError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,7 @@ class Runner:
             with attempt.scope:
                 try:
                     yield
-                except (JobError, ObjectError, AttemptFailed, ExecutorLost, ExecutorInterrupted, DataError) as error:
+                except JUDGED as error:
                     settlement = judge(job, error, self._backoff)
                 except FenceLost:
                     log.warning("the job was no longer ours when its end was to be recorded")

@@ -15,7 +15,7 @@ from storage.submit import NEW_JOBS_CHANNEL
 from storage.workers import CANCEL_CHANNEL
 from worker.clock import Clock
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.wake")
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 async def listen(

@@ -10,10 +10,10 @@ import click
 
 from console import output, query_vector
 from console.compose import Deployment
-from console.failures import unreachable
+from console.failures import refused, unreachable
 from console.options import Moment, Pair, json_option, pairs
 from console.output import Column
-from console.query_vector import NoVector, QueryVector
+from console.query_vector import NoVector, QueryVector, UnreadableQuery
 from storage.search import MOST_HITS, Hit, SearchQuery
 from storage.search import search as find
 
@@ -41,6 +41,8 @@ def search(
     mediamill search "a red bicycle in the rain"
     mediamill search --image photo.jpg --label project=zoo
     """
+    if text is not None and not text.strip():
+        raise click.UsageError("TEXT is empty: name what to look for")
     if (text is None) == (image is None):
         raise click.UsageError("name a TEXT, or a picture by --image; not both")
     labels = pairs(label, "--label")
@@ -83,7 +85,7 @@ def _vector(deployment: Deployment, text: str | None, image: str | None) -> tupl
         return query_vector.of_text(deployment, text or ""), None
     except NoVector as error:
         if image is not None:
-            raise unreachable(str(error)) from None
+            raise (refused if isinstance(error, UnreadableQuery) else unreachable)(str(error)) from None
         return None, str(error)
 
 

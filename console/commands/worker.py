@@ -15,7 +15,7 @@ from worker.daemon import serve
 from worker.health_server import HealthServer
 from worker.sandbox import set_undumpable
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("mediamill.worker")
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @click.command()

@@ -16,7 +16,9 @@ def load_model(architecture: Any, spec: CheckpointSpec, device: str) -> Any:
     (transformers would fill them with random numbers and go on).
     """
     import torch
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # it would be lines of the courier's log
     model, loading = architecture.from_pretrained(
         spec.path,
         local_files_only=True,

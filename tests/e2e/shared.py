@@ -28,7 +28,7 @@ def shared_stage(folder: Path, server: PostgresServer, template: str, environ: M
 
 
 class InProcess:
-    """`mediamill` of a stage in this process: for commands by the dozen, whose interpreters' starts would be seconds."""
+    """`mediamill` of a stage in this process: for commands by the dozen, each of which would start an interpreter."""
 
     def __init__(self, stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
         for name, value in stage.environ.items():

@@ -140,6 +140,19 @@ def test_settings_of_another_deployment_are_left_alone(shown: Shown) -> None:
     assert "0 embeddings, 2 pictures had theirs" in done.stdout
 
 
+def test_a_job_that_fails_shows_in_the_table_and_in_the_exit_code(shown: Shown) -> None:
+    picture = shown.home / "store" / "media" / "pictures" / "green-triangle.png"
+    drawn = picture.read_bytes()
+    picture.write_text("no picture")
+    try:
+        done = subprocess.run(_command(shown.home), capture_output=True, text=True, check=False, timeout=100)
+    finally:
+        picture.write_bytes(drawn)
+    assert done.returncode == 1
+    assert re.search(r"image\.caption +green-triangle +failed .*InvalidInput: ", done.stdout)
+    assert "1 of 6 jobs did not succeed; see `MEDIAMILL_HOME=" in done.stderr
+
+
 def test_an_interruption_leaves_no_process(shown: Shown, running: subprocess.Popen[str]) -> None:
     _worker_of(running)
     running.send_signal(signal.SIGINT)

@@ -133,7 +133,7 @@ LISTED = {
 #: What `show` has besides: more columns, and rows of other tables by their names.
 SHOWN = LISTED | {
     "timeout_s", "checkpoints", "message", "resolved", "result",
-    "events", "inputs", "artifacts", "texts", "embeddings",
+    "events", "inputs", "artifacts", "texts", "embeddings", "doing",
 }  # fmt: skip
 
 

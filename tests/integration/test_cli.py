@@ -160,7 +160,7 @@ def test_a_submitted_job_is_printed_listed_and_shown(run: Run) -> None:
 
 
 def test_a_local_file_is_uploaded_once_by_its_content(run: Run, home: Path, tmp_path: Path) -> None:
-    picture = tmp_path / "Größe.PNG"
+    picture = tmp_path / "Größe 1.png"
     picture.write_bytes(b"what is in it")
     first, second = (run("submit", "image.caption", "--input", f"image={picture}") for _ in range(2))
     assert "uploaded" in first.err
@@ -170,7 +170,7 @@ def test_a_local_file_is_uploaded_once_by_its_content(run: Run, home: Path, tmp_
     assert stored.read_bytes() == b"what is in it"
     message = run("jobs", "show", second.out.strip(), "--json").json["message"]
     reference = message["inputs"]["image"]
-    assert reference["uri"] == f"s3://media/uploads/{reference['sha256'][:2]}/{reference['sha256']}.png"
+    assert reference["uri"] == f"s3://media/uploads/{reference['sha256'][:16]}/Größe_1.png"
 
 
 def test_nothing_is_uploaded_for_a_message_that_is_refused(run: Run, home: Path, tmp_path: Path) -> None:
@@ -411,7 +411,8 @@ def test_another_picture_is_embedded_by_a_worker_and_stays_out_of_the_library(
     assert [hit["sha256"] for hit in answer.json["hits"]] == ["cd" * 32]
     [asked] = table.rows("SELECT message FROM job_details JOIN jobs USING (id) WHERE type = 'image.embed'")
     assert asked["message"]["embed"] is False
-    assert list(home.glob("store/media/queries/*/*"))
+    assert asked["message"]["inputs"]["images"][0]["uri"].startswith("s3://media/queries/")
+    assert not list(home.glob("store/media/queries/*/*"))
 
 
 def test_a_picture_that_nobody_can_embed_exits_with_3(run: Run, library: Space, tmp_path: Path, home: Path) -> None:

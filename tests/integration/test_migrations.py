@@ -181,3 +181,24 @@ def test_a_schema_newer_than_this_build_is_not_migrated_by_it(database: Database
 def test_a_revision_that_is_not_there_is_refused_by_name(database: Database) -> None:
     with pytest.raises(SchemaMismatch, match=f"no revision '7777'; this build's newest is {head()}"):
         migrate(database, "7777")
+
+
+def test_a_role_that_may_not_make_the_extension_is_told_what_a_superuser_has_to_run(
+    empty_database: str,
+) -> None:
+    name = empty_database.rpartition("/")[2]
+    admin = Database(empty_database)
+    with admin.transaction() as connection:
+        connection.execute(text("CREATE ROLE plain LOGIN"))
+        connection.execute(text(f'GRANT ALL ON DATABASE "{name}" TO plain'))
+    plain = Database(empty_database.replace("postgres@", "plain@"))
+    try:
+        with pytest.raises(SchemaMismatch, match="a superuser has to run `CREATE EXTENSION vector`"):
+            migrate(plain)
+        assert at(admin) is None
+    finally:
+        plain.close()
+        with admin.transaction() as connection:
+            connection.execute(text("DROP OWNED BY plain"))
+            connection.execute(text("DROP ROLE plain"))
+        admin.close()

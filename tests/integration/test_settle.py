@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from storage import jobs, workers
-from storage.claim import mark_alone
+from storage.claim import Pin, PinnedInput, mark_alone, pin
 from storage.database import Database, DataError
 from storage.settle import Artifact, Ending, NewEmbedding, NewText, Rules, Settlement, already_settled, settle
 from storage.spaces import ensure_space
@@ -337,3 +337,21 @@ def test_a_running_job_shows_what_its_worker_last_said_of_it(database: Database,
     assert shown.doing == [{"stage": "execute", "seconds": 4.5, "progress": 0.25, "note": "page 3"}]
     assert queued is not None
     assert queued.doing == []
+
+
+def test_a_retry_by_command_reads_anew_and_another_pin_takes_the_place_of_the_old(
+    database: Database, table: JobTable, settle_one: SettleOne
+) -> None:
+    (id_,) = table.add(max_attempts=1)
+    worker = table.worker()
+    for etag in ("old", "new"):
+        (job,) = table.claim(worker)
+        assert job.resolved is None
+        pinned = PinnedInput("image", "", "media", "a.jpg", None, etag, 5, etag.encode().ljust(32))
+        with database.transaction() as connection:
+            assert pin(connection, [Pin(job.fence, [pinned])]) == {id_}
+        if etag == "old":
+            settle_one(job, Ending.REFUSED, error=ERROR)
+            with database.transaction() as connection:
+                jobs.retry(connection, [id_])
+    assert [row["version"] for row in table.rows("SELECT version FROM job_inputs")] == ["new"]

@@ -60,7 +60,7 @@ def test_alarms_ask_for_metrics_that_exist() -> None:
 def test_health_checks_are_those_of_the_worker() -> None:
     named = {cells[0].strip("`") for cells in _rows("4 ")}
     assert named <= {*get_args(Pulse), *get_args(Part)}
-    assert named >= {"loop", "claim", "database", "executor", "draining"}
+    assert named >= {"loop", "claim", "database", "lease", "executor", "draining"}
 
 
 def test_settings_that_are_named_exist() -> None:

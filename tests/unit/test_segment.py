@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import time
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.segment import MOST_BYTES, has_cjk, normalised, searchable, segmented
+from storage.segment import MOST_BYTES, MOST_MARKS, has_cjk, normalised, searchable, segmented
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,24 @@ def test_every_run_is_found_again_in_what_is_indexed(text: str) -> None:
     words = searchable(text).split()
     for word in segmented(normalised(text)).split():
         assert word in words
+
+
+@pytest.mark.parametrize("marks", ["\u0315\u0300", "\u0315\uff9e"])
+def test_a_text_of_marks_alone_does_not_stop_the_process(marks: str) -> None:
+    """Sorting them takes `unicodedata` quadratic time: half an hour for a text as long as an executor may say."""
+    first, second = marks
+    began = time.process_time()
+    searchable(first * 400_000 + second * 400_000)
+    assert time.process_time() - began < 5
+
+
+def test_no_writing_in_use_is_changed_by_the_limit_on_marks() -> None:
+    for text in ("Z\u0351\u036b\u0343a\u0323\u0302", "ｶﾞｷﾞ", "नि\u0902", "e" + "\u0301" * MOST_MARKS):
+        assert normalised(text) == unicodedata.normalize("NFKC", text)
+
+
+def test_all_characters_that_become_marks_are_counted_as_marks() -> None:
+    for character in map(chr, range(0x110000)):
+        first = unicodedata.normalize("NFKD", character)[:1]
+        if unicodedata.combining(first):
+            assert len(normalised("a" + character * 3 * MOST_MARKS)) <= 2 * MOST_MARKS + 1
