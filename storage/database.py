@@ -31,6 +31,10 @@ class Unreachable(DatabaseError):
     """The connection is lost or cannot be made. If it broke during a commit, whether that happened is unknown."""
 
 
+class TooSlow(Unreachable):
+    """The statement took longer than its limit: fewer rows at a time, or a lock that is freed, may let it pass."""
+
+
 class DataError(DatabaseError):
     """Postgres refuses a value (SQLSTATE class 22), a constraint (23) or a size (54): the same rows fail again."""
 
@@ -47,10 +51,19 @@ class Database:
     """A pool of connections to one Postgres.
 
     `url` is a libpq URL. `pool` connections at most; a thread that wants one more waits. `statement_timeout_s` bounds
-    every statement, so that a stuck server shows as an error and not as a hung worker.
+    every statement, so that a stuck server shows as an error and not as a hung worker; `idle_timeout_s` every pause
+    within a transaction: a process that is stopped there keeps its connection, and its locks would stop the others.
     """
 
-    def __init__(self, url: str, *, pool: int = 8, connect_timeout_s: int = 5, statement_timeout_s: float = 60) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool: int = 8,
+        connect_timeout_s: int = 5,
+        statement_timeout_s: float = 60,
+        idle_timeout_s: float = 10,
+    ) -> None:
         self.url = url
         self._engine = create_engine(
             "postgresql+psycopg2://",
@@ -70,13 +83,14 @@ class Database:
             pool_timeout=30,
             pool_use_lifo=True,
         )
-        timeout_ms = int(statement_timeout_s * 1000)
+        timeout_ms, idle_ms = int(statement_timeout_s * 1000), int(idle_timeout_s * 1000)
 
         @event.listens_for(self._engine, "connect")
         def prepare(connection: psycopg2.extensions.connection, _record: object) -> None:
             # SET and not a start-up option: transaction poolers refuse those.
             with connection.cursor() as cursor:
                 cursor.execute(f"SET statement_timeout = {timeout_ms}")
+                cursor.execute(f"SET idle_in_transaction_session_timeout = {idle_ms}")
                 cursor.execute("SET timezone = 'UTC'")
                 cursor.execute("SET jit = off")
             connection.commit()
@@ -124,6 +138,10 @@ class Database:
         self._engine.dispose()
 
 
+#: The server takes no writes (a standby, or a primary that is handed over); it ended a session that stood still.
+AWAY = ("25006", "25P03")
+
+
 def _sorted(error: DBAPIError | DisconnectionError | PoolTimeout) -> Exception:
     if not isinstance(error, DBAPIError):
         return Unreachable(str(error))
@@ -131,14 +149,14 @@ def _sorted(error: DBAPIError | DisconnectionError | PoolTimeout) -> Exception:
     code = getattr(original, "pgcode", None) or ""
     message = str(original).strip()
     if isinstance(original, pg.QueryCanceled):
-        return Unreachable(f"the statement took longer than its limit: {message}")
+        return TooSlow(f"the statement took longer than its limit: {message}")
     if isinstance(original, pg.LockNotAvailable):
         return LockTimeout(message)
     if code in ("40P01", "40001"):
         return Conflict(message)
     if code.startswith(("22", "23", "54")):
         return DataError(message)
-    if error.connection_invalidated or not code or code.startswith(("08", "57", "53")):
+    if error.connection_invalidated or not code or code in AWAY or code.startswith(("08", "57", "53")):
         # No SQLSTATE: the connection was lost before the server could answer.
         # 57: the server shuts down or starts up; 53: it is out of connections, memory or disk.
         if isinstance(original, psycopg2.DataError | ValueError):
@@ -161,12 +179,15 @@ def rows_json(rows: Sequence[Mapping[str, Any]]) -> str:
 def bisected(items: Sequence[Item], write: Callable[[Sequence[Item]], Sequence[T]]) -> list[T | DataError]:
     """Writes all items with as few calls as possible; answers for each what `write` says, or why Postgres refuses it.
 
-    `write` must be one transaction. Among n items one bad one costs about 2 * log2(n) more calls.
+    `write` must be one transaction. Among n items one bad one costs about 2 * log2(n) more calls. Items that are too
+    much for one statement's time limit are written in smaller parts; raises TooSlow where one alone is.
     """
     try:
         return list(write(items))
-    except DataError as error:
+    except (DataError, TooSlow) as error:
         if len(items) == 1:
+            if isinstance(error, TooSlow):
+                raise
             return [error]
         middle = len(items) // 2
         return bisected(items[:middle], write) + bisected(items[middle:], write)

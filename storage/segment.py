@@ -39,8 +39,9 @@ def normalised(text: str) -> str:
 
 @cache
 def _too_many_marks() -> re.Pattern[str]:
-    # Halfwidth sound marks are letters by themselves, and become marks.
-    marks = "".join(c for c in map(chr, range(0x110000)) if unicodedata.combining(c)) + "\uff9e\uff9f"
+    # Three Tibetan vowels and the halfwidth sound marks are letters by themselves, and become marks.
+    marks = "\u0f73\u0f75\u0f81\uff9e\uff9f"
+    marks += "".join(c for c in map(chr, range(0x110000)) if unicodedata.combining(c))
     return re.compile(f"[{re.escape(marks)}]{{{MOST_MARKS + 1},}}")
 
 

@@ -76,7 +76,7 @@ class Claimer:
         *,
         appetite: Appetite,
         types: Callable[[], Sequence[str]],
-        checkpoints: Sequence[str],
+        has: Callable[[], Sequence[str]],
         attempts: Attempts,
         costs: Costs,
         start: Callable[[ClaimedJob], object],
@@ -88,12 +88,15 @@ class Claimer:
         metrics: Metrics,
         health: Health,
     ) -> None:
-        """`types` are those that the executor can run now; none while it is not ready."""
+        """`types` are those that the executor can run now; none while it is not ready.
+
+        `has` are checkpoints, roles and spaces that it has: a job that requires another is left to other workers.
+        """
         self._database = database
         self._worker = worker
         self._appetite = appetite
         self._types = types
-        self._checkpoints = checkpoints
+        self._has = has
         self._attempts = attempts
         self._costs = costs
         self._start = start
@@ -188,7 +191,7 @@ class Claimer:
 
     def _take(self, wanted: Sequence[Want]) -> list[ClaimedJob]:
         with self._database.transaction() as connection:
-            return claim(connection, self._worker, wanted, self._checkpoints)
+            return claim(connection, self._worker, wanted, self._has())
 
     async def _read_running(self) -> Sequence[Running]:
         def read() -> Sequence[Running]:

@@ -281,13 +281,12 @@ class Life:
 
     def _make_claimer(self, start: Callable[[Attempt], object]) -> Claimer:
         parts, settings = self.parts, self.parts.settings
-        has = [*parts.checkpoints, *parts.roles, *([f"space:{self._space.id}"] if self._space else [])]
         return Claimer(
             parts.database,
             self.worker,
             appetite=Appetite(settings.lane_weights, settings.claim_ahead_s),
             types=self._types,
-            checkpoints=has,
+            has=self._has,
             attempts=self._attempts,
             costs=self._costs,
             start=lambda job: start(self._attempts.add(job)),
@@ -331,6 +330,15 @@ class Life:
         """What can be run now: nothing while the executor is not ready, or there is no room for files."""
         info = self._executor.info
         return info.types if info is not None and not self._disk_is_full() else ()
+
+    def _has(self) -> Sequence[str]:
+        """Checkpoints, roles and the embedding space, without those whose checkpoint cannot be loaded here."""
+        parts, info = self.parts, self._executor.info
+        broken = info.broken if info is not None else {}
+        names = [name for name in parts.checkpoints if name not in broken]
+        roles = [role for role, name in parts.roles.items() if name not in broken]
+        spaces_ = [f"space:{space.id}" for space in (self._space,) if space and space.checkpoint not in broken]
+        return [*names, *roles, *spaces_]
 
     def _disk_is_full(self) -> bool:
         return shutil.disk_usage(self.parts.settings.home).free < LEAST_FREE

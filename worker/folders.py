@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -75,32 +74,31 @@ def remove(folder: Path, *, within_s: float | None = None, clock: Callable[[], f
 def _flatten(top: int, ends: float | None, clock: Callable[[], float]) -> set[int]:
     """One pass: unlinks the files on the first two levels and moves the folders of the second to the first.
 
-    Returns the inodes of the folders that are left on the first; none too when the time is up.
+    Returns the inodes of what is left on the first; none too when the time is up.
     """
-    left: set[int] = set()
-    for name in os.listdir(top):
-        if ends is not None and clock() > ends:
-            return set()
-        with contextlib.suppress(OSError):
-            found = os.stat(name, dir_fd=top, follow_symlinks=False)
-            if not stat.S_ISDIR(found.st_mode):
-                os.unlink(name, dir_fd=top)
-                continue
-            left.add(found.st_ino)
-            below = os.open(name, _FOLDER, dir_fd=top)
-            try:
-                _empty_into(top, below)
-            finally:
-                os.close(below)
-            os.rmdir(name, dir_fd=top)
-            left.discard(found.st_ino)
-    return left | {os.stat(name, dir_fd=top, follow_symlinks=False).st_ino for name in os.listdir(top)}
+    with os.scandir(top) as entries:
+        for entry in entries:
+            if ends is not None and clock() > ends:
+                return set()
+            with contextlib.suppress(OSError):
+                try:
+                    os.unlink(entry.name, dir_fd=top)
+                except IsADirectoryError:
+                    _empty_into(top, entry.name)
+    with os.scandir(top) as entries:
+        return {entry.inode() for entry in entries}
 
 
-def _empty_into(top: int, below: int) -> None:
-    for name in os.listdir(below):
-        with contextlib.suppress(OSError):
-            try:
-                os.unlink(name, dir_fd=below)
-            except IsADirectoryError:
-                os.rename(name, uuid.uuid4().hex, src_dir_fd=below, dst_dir_fd=top)
+def _empty_into(top: int, name: str) -> None:
+    folder = os.open(name, _FOLDER, dir_fd=top)
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    try:
+                        os.unlink(entry.name, dir_fd=folder)
+                    except IsADirectoryError:
+                        os.rename(entry.name, uuid.uuid4().hex, src_dir_fd=folder, dst_dir_fd=top)
+    finally:
+        os.close(folder)
+    os.rmdir(name, dir_fd=top)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import anyio
@@ -11,7 +12,7 @@ import anyio.to_thread
 import structlog
 
 from storage import workers
-from storage.database import Database, DatabaseError
+from storage.database import Connection, Database, DatabaseError
 from storage.settle import Ending, Rules
 from worker.clock import Clock
 from worker.metrics import Metrics
@@ -90,19 +91,23 @@ class Reaper:
             silent = self.silence.observe(workers.beats(connection))
             orphaned = workers.orphaned(connection)
         for worker, seen in silent.items():
-            self._reclaim(worker, seen)
+            self._apart(worker, partial(workers.reclaim, worker=worker, seen=seen, rules=self._rules))
         for worker in orphaned:
-            with self._database.transaction() as connection:
-                self._told(
-                    worker,
-                    workers.end_running(
-                        connection, worker, Ending.LOST, "the worker that ran the job was retired", self._rules
-                    ),
-                )
+            why = "the worker that ran the job was retired"
+            end = partial(workers.end_running, worker=worker, ending=Ending.LOST, message=why, rules=self._rules)
+            self._apart(worker, end)
 
-    def _reclaim(self, worker: uuid.UUID, seen: int) -> None:
-        with self._database.transaction() as connection:
-            states = workers.reclaim(connection, worker, seen=seen, rules=self._rules)
+    def _apart(self, worker: uuid.UUID, end: Callable[[Connection], Mapping[uuid.UUID, str] | None]) -> None:
+        """Ends one worker's attempts; where that is not to be done now, it is tried again and keeps no other waiting.
+
+        The silence of all others is as proven as before: nothing of it is forgotten.
+        """
+        try:
+            with self._database.transaction() as connection:
+                states = end(connection)
+        except DatabaseError as error:
+            log.warning("a worker's jobs cannot be taken back now", silent_worker=str(worker), error=str(error))
+            return
         if states is not None:
             self._told(worker, states)
 

@@ -13,7 +13,18 @@ import pytest
 
 from storage.database import Database
 from storage.schema import migrate
-from tests.e2e.kills import counters, crew, history, life, rows, short_leased, sleep, submitted, wait_for_state
+from tests.e2e.kills import (
+    counters,
+    crew,
+    history,
+    life,
+    rows,
+    running_on,
+    short_leased,
+    sleep,
+    submitted,
+    wait_for_state,
+)
 from tests.e2e.shared import until
 from tests.e2e.stage import Stage, Worker
 from tests.servers.leashed import alive, wait_until
@@ -59,8 +70,8 @@ def lines(worker: Worker, event: str, **more: str) -> int:
 def notices_that_the_database_is_away(worker: Worker) -> None:
     """Returns when it has results that it cannot record, and says that it is not ready, but need not be restarted."""
     trying = "the database is away, trying again"
-    wait_until(lambda: lines(worker, trying, what="record") > 0, 10, "results that cannot be recorded")
     wait_until(lambda: worker.get("/readyz")[0] == 503, 10, "it is not ready any more")
+    wait_until(lambda: lines(worker, trying, what="record") > 0, 10, "results that cannot be recorded")
     assert worker.get("/healthz")[0] == 200
 
 
@@ -73,12 +84,14 @@ def ran_once(stage: Stage, ids: list[uuid.UUID]) -> None:
 def test_results_in_hand_are_recorded_when_a_killed_postgres_is_back(
     tmp_path: Path, server: PostgresServer, template: str, tiny_models: Path
 ) -> None:
-    settings = {"MEDIAMILL_LEASE": "20s", "MEDIAMILL_CLAIM_AHEAD_S": "20"}  # all jobs are in hand when it is killed
+    # Both have as many jobs as they take, and so do not claim: what tells them of the outage is not a claim.
+    settings = {"MEDIAMILL_LEASE": "20s", "MEDIAMILL_CLAIM_AHEAD_S": "6"}
     with short_leased(tmp_path, server, template, tiny_models, **settings) as mill:
         workers = crew(mill, 2)
-        ids = submitted(mill, [sleep(2.5)] * 120)
+        ids = submitted(mill, [sleep(4)] * 100)
         until(lambda: all(row["state"] == "running" for row in rows(mill, ids)), mill)
         lives = [life(mill, worker) for worker in workers]
+        assert all(running_on(mill, id_) for id_ in lives)
         with away(server, mill):
             for worker in workers:
                 notices_that_the_database_is_away(worker)

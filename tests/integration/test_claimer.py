@@ -54,7 +54,7 @@ class Hand:
             worker,
             appetite=Appetite({"interactive": 8, "upload": 4, "backfill": 1}, 5),
             types=lambda: types,
-            checkpoints=[],
+            has=list,
             attempts=self.attempts,
             costs=Costs(),
             start=self._start,
