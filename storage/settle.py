@@ -17,8 +17,12 @@ from sqlalchemy import Connection, text
 
 from config.settings import Settings
 from storage.claim import Fence
-from storage.database import rows_json
+from storage.database import DataError, rows_json
 from storage.segment import searchable
+
+#: Characters of JSON that one statement may carry. Postgres refuses a literal of 512 MiB, and a message of 1 GiB by
+#: closing the connection, which would look like an outage, for ever.
+MOST_JSON = 64 << 20
 
 FINISHED = ("succeeded", "failed", "cancelled", "quarantined")
 
@@ -303,24 +307,30 @@ def settle(connection: Connection, settlements: Sequence[Settlement], rules: Rul
     """Ends attempts, with everything that they made, in one statement.
 
     Returns the state that follows for each job whose fence held. A job that is missing from the answer was not
-    touched: it is no longer ours. Raises DataError when Postgres refuses a value: nothing has happened then.
+    touched: it is no longer ours. Raises DataError when Postgres refuses a value, or all together are more than
+    MOST_JSON: nothing has happened then.
     """
     if not settlements:
         return {}
     ordered = sorted(settlements, key=lambda s: s.id)
+    lists = {
+        "rows": rows_json([_row(s) for s in ordered]),
+        "artifacts": rows_json([_artifact(s, a) for s in ordered for a in s.artifacts]),
+        "probes": rows_json(
+            [{"job_id": s.id, "content": c.hex(), "probe": p} for s in ordered for c, p in s.probes.items()]
+        ),
+        "texts": rows_json([_text(s, t) for s in ordered for t in s.texts]),
+        "embeddings": rows_json([_embedding(s, e) for s in ordered for e in s.embeddings]),
+    }
+    if (length := sum(map(len, lists.values()))) > MOST_JSON:
+        raise DataError(f"it takes {length:,} characters of JSON, the limit is {MOST_JSON:,}: write an output file")
     rows = connection.execute(
         SETTLE,
         {
             "crash_limit": rules.crash_limit,
             "sweep_after": f"{rules.sweep_after.total_seconds()} seconds",
             "dedupe_ttl": f"{rules.dedupe_ttl.total_seconds()} seconds",
-            "rows": rows_json([_row(s) for s in ordered]),
-            "artifacts": rows_json([_artifact(s, a) for s in ordered for a in s.artifacts]),
-            "probes": rows_json(
-                [{"job_id": s.id, "content": c.hex(), "probe": p} for s in ordered for c, p in s.probes.items()]
-            ),
-            "texts": rows_json([_text(s, t) for s in ordered for t in s.texts]),
-            "embeddings": rows_json([_embedding(s, e) for s in ordered for e in s.embeddings]),
+            **lists,
         },
     )
     return {row.id: row.next_state for row in rows}

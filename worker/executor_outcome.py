@@ -5,8 +5,10 @@ What it says about files, texts and vectors is checked where these are stored (`
 
 from __future__ import annotations
 
+import math
+
 from handlers.errors import HandlerBug
-from handlers.protocol import INTERRUPTED, Failure, Outcome, unstorable
+from handlers.protocol import INTERRUPTED, Failure, Outcome, Timings, unstorable
 from worker.executor_flight import ExecutorInterrupted, Reason
 
 
@@ -22,7 +24,12 @@ def believed(outcome: Outcome, *, told: Reason | None, suspicious: bool) -> Outc
     if (wrong := _wrong(outcome, told, suspicious=suspicious)) is None:
         return outcome
     refused = Failure(type=HandlerBug.type, message=f"the executor's answer was refused: {wrong}")
-    return Outcome(key=outcome.key, failure=refused, timings=outcome.timings)
+    timings = outcome.timings if _are_seconds(outcome.timings) else Timings()
+    return Outcome(key=outcome.key, failure=refused, timings=timings)
+
+
+def _are_seconds(timings: Timings) -> bool:
+    return all(math.isfinite(s) and s >= 0 for s in (timings.prepare, timings.wait, timings.infer, timings.finish))
 
 
 def _wrong(outcome: Outcome, told: Reason | None, *, suspicious: bool) -> str | None:
@@ -32,6 +39,9 @@ def _wrong(outcome: Outcome, told: Reason | None, *, suspicious: bool) -> str | 
     if failure is not None and (failure.type == INTERRUPTED or (failure.waiting and told != "timeout")):
         # Both cost a job nothing: said unasked, they would let it run for ever.
         return "nobody had asked for this end"
+    if not _are_seconds(outcome.timings):
+        # What jobs cost is learnt from these: one that is no number would be remembered for ever.
+        return "its timings must be seconds"
     if suspicious and (what := unstorable(outcome.model_dump())) is not None:
         return f"it holds {what}"
     return None

@@ -17,6 +17,11 @@ from worker.backoff import Backoff
 from worker.executor import ExecutorInterrupted, ExecutorLost
 
 
+#: Characters of an error's texts that are kept, and seconds that a handler may ask to be left alone for.
+MOST_WORDS = 20_000
+LONGEST_DELAY_S = 7 * 86400.0
+
+
 def judge(job: ClaimedJob, error: Exception, backoff: Backoff) -> Settlement:
     """What an exception that ended an attempt means for the job."""
     retry_s = backoff.delay_s(job.failures + 1)
@@ -54,12 +59,9 @@ class AttemptFailed(Exception):
 def _judge_failure(job: ClaimedJob, outcome: Outcome, retry_s: float) -> Settlement:
     failure = outcome.failure
     assert failure is not None
-    error = {
-        "type": failure.type,
-        "message": failure.message,
-        "traceback": failure.traceback,
-        "fingerprint": _fingerprint(failure.type, failure.traceback or failure.message),
-    }
+    type_, message, traceback = (words[:MOST_WORDS] for words in (failure.type, failure.message, failure.traceback))
+    fingerprint = _fingerprint(type_, traceback or message)
+    error = {"type": type_, "message": message, "traceback": traceback, "fingerprint": fingerprint}
     ending, delay = Ending.FAILED, retry_s
     if failure.type in (ErrorType.INVALID_INPUT,):
         ending = Ending.REFUSED
@@ -70,7 +72,8 @@ def _judge_failure(job: ClaimedJob, outcome: Outcome, retry_s: float) -> Settlem
         # else can be to blame.
         ending, delay = Ending.LOST, 0.0
     elif failure.retry_after_s is not None:
-        delay = max(failure.retry_after_s, 0.0)
+        # Infinity is a number of Python's JSON, and a time that far away is none of Postgres's.
+        delay = min(max(0.0, failure.retry_after_s), LONGEST_DELAY_S)
     return Settlement.of(job.fence, ending, error=clean(error), delay_s=delay)
 
 
@@ -96,7 +99,7 @@ def stopped(attempt: Attempt) -> Settlement | None:
 def clean(error: Mapping[str, Any]) -> dict[str, Any]:
     """Words of the executor as Postgres can hold them: no NUL, no lone surrogates, not endless."""
     return {
-        key: value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()[:20_000]
+        key: value[:MOST_WORDS].replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
         for key, value in error.items()
         if isinstance(value, str)
     }
