@@ -17,6 +17,10 @@ PROTOCOL_VERSION = 1
 #: A longer line from the executor is a breach of the protocol: its sender is ended.
 MAX_LINE_BYTES = 64 << 20
 
+#: Objects and lists in a line, and commas: an empty list of two bytes takes forty times that when it is parsed.
+MOST_CONTAINERS = 500_000
+MOST_COMMAS = 4_000_000
+
 #: `Failure.type` of a job that was ended for `Cancel(reason="interrupted")`. It stands in lines alone and on no row:
 #: an interruption is no failure of the job. The other reasons answer with `Cancelled` and `Timeout` (`ErrorType`).
 INTERRUPTED = "Interrupted"
@@ -210,10 +214,10 @@ class Outcome(Line):
     key: str
     failure: Failure | None = None
     result: dict[str, Any] | None = None
-    files: tuple[OutputFile, ...] = ()
-    texts: tuple[Text, ...] = ()
-    embeddings: tuple[Embedding, ...] = ()
-    probes: dict[str, dict[str, Any]] = {}
+    files: Annotated[tuple[OutputFile, ...], Field(max_length=1000)] = ()
+    texts: Annotated[tuple[Text, ...], Field(max_length=10_000)] = ()
+    embeddings: Annotated[tuple[Embedding, ...], Field(max_length=10_000)] = ()
+    probes: Annotated[dict[str, dict[str, Any]], Field(max_length=2000)] = {}
     timings: Timings = Timings()
 
 
@@ -232,6 +236,15 @@ from_executor: TypeAdapter[Ready | Beat | Progress | Outcomes] = TypeAdapter(Fro
 
 #: A line without any of these holds nothing that `unstorable` would find: the walk is saved for nearly all.
 _MARKS = (b"\\u0000", b"NaN", b"Infinity")
+
+
+def too_intricate(line: bytes) -> str | None:
+    """Why a line of JSON should not be parsed, in words; None where it may be. Brackets inside of texts count too."""
+    if (containers := line.count(b"[") + line.count(b"{")) > MOST_CONTAINERS:
+        return f"it holds {containers:,} lists and objects, the limit is {MOST_CONTAINERS:,}"
+    if (commas := line.count(b",")) > MOST_COMMAS:
+        return f"it holds {commas:,} commas, the limit is {MOST_COMMAS:,}"
+    return None
 
 
 def may_be_unstorable(line: bytes) -> bool:

@@ -154,16 +154,16 @@ def claim(
 
 # Primary key. Fenced; committed before the job starts alone, so that a death after it is counted as its own.
 MARK_ALONE = text("""
-    UPDATE jobs SET alone = true
+    UPDATE jobs SET alone = :alone
     WHERE id = :id AND attempt = :attempt AND worker_id = :worker AND state = 'running'
     RETURNING cancel_requested
 """)
 
 
-def mark_alone(connection: Connection, fence: Fence) -> bool:
-    """Marks that the job runs with no other beside it. False when the fence no longer holds."""
+def mark_alone(connection: Connection, fence: Fence, alone: bool = True) -> bool:
+    """Marks that the job runs with no other beside it, or does so no more. False when the fence no longer holds."""
     marked = connection.execute(
-        MARK_ALONE, {"id": fence.id, "attempt": fence.attempt, "worker": fence.worker_id}
+        MARK_ALONE, {"id": fence.id, "attempt": fence.attempt, "worker": fence.worker_id, "alone": alone}
     ).first()
     return marked is not None
 

@@ -250,16 +250,21 @@ class _Server:
             )
 
     def _make_socket_folder(self) -> Path:
-        """The data folder, or one with a path that is short enough for a socket."""
-        if len(os.fsencode(self.folder / _SOCKET)) <= _SOCKET_PATH_LIMIT:
-            return self.folder
-        folder = Path(tempfile.gettempdir()) / f"mediamill-{os.geteuid()}-{self._digest}"
+        """The data folder, or one with a path that is short enough for a socket.
+
+        Root's is never the data folder, which is nobody's: whoever is nobody could pass it, and would be the
+        database's superuser, with the server's right to pass any folder.
+        """
+        folder = self.folder if os.geteuid() != 0 else self.beside("sockets")
+        if len(os.fsencode(folder / _SOCKET)) > _SOCKET_PATH_LIMIT:
+            folder = Path(tempfile.gettempdir()) / f"mediamill-{os.geteuid()}-{self._digest}"
+        if folder == self.folder:
+            return folder
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-            _give_away(folder)
         # In a folder that all may write to, somebody else may have been faster.
         status = folder.lstat()
-        if status.st_uid != _server_user()[0] or status.st_mode & 0o077 or folder.is_symlink():
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077 or folder.is_symlink():
             raise EmbeddedError(f"{folder} is not ours alone: remove it, or choose a shorter MEDIAMILL_HOME")
         return folder
 

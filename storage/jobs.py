@@ -199,7 +199,8 @@ RETRY = text(f"""
     ),
     again AS (
         UPDATE jobs j SET state = 'queued', failures = 0, losses = 0, crashes = 0, cancel_requested = false,
-            worker_id = NULL, finished_at = NULL, run_after = now(), deadline = NULL
+            worker_id = NULL, finished_at = NULL, run_after = now(),
+            deadline = CASE WHEN deadline > now() THEN deadline END
         FROM wanted w WHERE j.id = w.id AND (w.key IS NULL OR w.id IN (SELECT job_id FROM keys))
         RETURNING j.id
     ),

@@ -41,7 +41,7 @@ class Listener:
             with self._connection.cursor() as cursor:
                 for channel in channels:
                     cursor.execute(f"LISTEN {channel}")
-        except psycopg2.OperationalError as error:
+        except psycopg2.Error as error:  # a standby that is to become the server refuses LISTEN in words of its own
             raise Unreachable(str(error).strip()) from error
 
     def fileno(self) -> int:
@@ -52,7 +52,7 @@ class Listener:
         """What has arrived; does not block. Raises Unreachable when the connection is gone."""
         try:
             self._connection.poll()
-        except (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.DatabaseError) as error:
+        except psycopg2.Error as error:
             raise Unreachable(str(error).strip()) from error
         notifications = [Notification(n.channel, n.payload) for n in self._connection.notifies]
         self._connection.notifies.clear()

@@ -299,7 +299,7 @@ SETTLE = text(f"""
 MY_SUCCESS = text("""
     SELECT e.id, e.state FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id uuid, attempt integer, worker_id uuid)
     JOIN job_events e ON e.id = r.id AND e.attempt = r.attempt AND e.worker_id IS NOT DISTINCT FROM r.worker_id
-    WHERE e.kind NOT IN ('claimed', 'submitted')
+    WHERE e.state <> 'running' AND e.kind <> 'submitted'
 """)
 
 

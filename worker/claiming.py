@@ -182,12 +182,19 @@ class Claimer:
             known = {attempt.job.fence.id for attempt in self._attempts}
             rest = [Running(j.fence.id, j.fence.attempt, False) for j in jobs if j.fence.id not in known]
             if rest:
-                await anyio.to_thread.run_sync(self._hand_back, rest, limiter=self._limiter)
+                await self._give_back(rest)
         self._metrics.count("claims_total")
         self._metrics.count("claimed_jobs_total", len(jobs))
         for job in jobs:
             self._metrics.observe("queue_seconds", job.queued_s, type=job.type, lane=job.lane)
         return len(jobs)
+
+    async def _give_back(self, rows: Sequence[Running]) -> None:
+        try:
+            await anyio.to_thread.run_sync(self._hand_back, rows, limiter=self._limiter)
+        except DatabaseError as error:
+            # The next look finds them as rows that we know nothing of; at the latest, the worker's last word does.
+            log.warning("cannot hand back jobs that were claimed while a drain began", error=str(error))
 
     def _take(self, wanted: Sequence[Want]) -> list[ClaimedJob]:
         with self._database.transaction() as connection:

@@ -26,9 +26,12 @@ import anyio.to_thread
 import structlog
 import uuid_utils.compat
 
+from handlers.protocol import Ready
+from handlers.registry import Registry
 from storage import spaces, workers
 from storage.claim import WorkerRetired
 from storage.database import DatabaseError, Unreachable
+from storage.objects.errors import ObjectError
 from storage.settle import Ending
 from worker import folders
 from worker.attempts import Attempt, Attempts, Stop
@@ -56,8 +59,13 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 #: Threads for downloads, and as many for uploads: they wait, mostly.
 STORE_THREADS = 32
+STORE_CHECK_S = 15.0
 #: Bytes that must be free where inputs and outputs pass through: with less, jobs would only come back.
 LEAST_FREE = 256 << 20
+
+
+#: What a worker that is to leave at once may take to end its children and give its threads back.
+LEAVE_S = 3.0
 
 
 async def serve(parts: Parts, *, on_start: Callable[[uuid.UUID], None] | None = None) -> End:
@@ -66,6 +74,7 @@ async def serve(parts: Parts, *, on_start: Callable[[uuid.UUID], None] | None = 
     previous: uuid.UUID | None = None
     async with anyio.create_task_group() as group:
         group.start_soon(_signals, drain, leave)
+        group.start_soon(leave_for_certain, leave)
         while not drain.is_set():
             life = Life(parts, uuid_utils.compat.uuid7(), previous)
             try:
@@ -84,6 +93,11 @@ async def serve(parts: Parts, *, on_start: Callable[[uuid.UUID], None] | None = 
     return "at once" if leave.is_set() else "drained"
 
 
+def runnable(ready: Ready, registry: Registry) -> Sequence[str]:
+    """The types that both sides know: what an executor says alone would be claimed from workers that can run it."""
+    return [type_ for type_ in registry if type_ in ready.types]
+
+
 async def _signals(drain: anyio.Event, leave: anyio.Event) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
         async for signum in received:
@@ -94,6 +108,20 @@ async def _signals(drain: anyio.Event, leave: anyio.Event) -> None:
             else:
                 log.info("draining: nothing more is claimed", signal=name)
                 drain.set()
+
+
+async def leave_for_certain(
+    leave: anyio.Event, *, within_s: float = LEAVE_S, leave_process: Callable[[int], object] = os._exit
+) -> None:
+    """Ends the process when it was to leave at once and has not.
+
+    A thread that waits for a database or a store that does not answer cannot be ended, and all else waits for it. The
+    children die with the process.
+    """
+    await leave.wait()
+    await anyio.sleep(within_s)
+    log.error("a service does not answer: leaving without its answer")
+    leave_process(1)
 
 
 async def _live(
@@ -219,6 +247,7 @@ class Life:
         )
         group.start_soon(self._reconcile, claimer)
         group.start_soon(self._report)
+        group.start_soon(self._watch_store)
         group.start_soon(claimer.keep)
         parts.metrics.set("build_info", 1, version=parts.build)
         log.info("worker started", executor=self._executor.name)
@@ -248,6 +277,9 @@ class Life:
     def _retire(self) -> None:
         with self.parts.database.transaction() as connection:
             workers.retire(connection, self.worker, "drained")
+            # Nothing of it runs any more: what could not be handed back before is interrupted, and not lost.
+            why = "the worker was shut down"
+            workers.end_running(connection, self.worker, Ending.INTERRUPTED, why, self.parts.rules)
 
     # --- parts of a life ---
 
@@ -329,7 +361,7 @@ class Life:
     def _types(self) -> Sequence[str]:
         """What can be run now: nothing while the executor is not ready, or there is no room for files."""
         info = self._executor.info
-        return info.types if info is not None and not self._disk_is_full() else ()
+        return runnable(info, self.parts.registry) if info is not None and not self._disk_is_full() else ()
 
     def _has(self) -> Sequence[str]:
         """Checkpoints, roles and the embedding space, without those whose checkpoint cannot be loaded here."""
@@ -365,6 +397,17 @@ class Life:
                 await claimer.reconcile()
             except DatabaseError as error:
                 log.warning("cannot compare notes with the database", error=str(error))
+
+    async def _watch_store(self) -> None:
+        """Asks the object store how it is, so that `/readyz` says so before a job finds out."""
+        while True:
+            try:
+                await anyio.to_thread.run_sync(self.parts.store.check, limiter=self._store_limiter)
+                self.parts.health.report("store", ok=True, why="answers")
+            except (ObjectError, OSError) as error:
+                self.parts.metrics.count("store_errors_total", what="check")
+                self.parts.health.report("store", ok=False, why=str(error))
+            await self.parts.clock.sleep(STORE_CHECK_S)
 
     async def _report(self) -> None:
         """Feeds health and metrics, and wakes the claim loop when the executor has become ready."""

@@ -40,6 +40,10 @@ __all__ = [
 log = structlog.get_logger(__name__)
 
 
+#: Failed starts in a row from which on no job is kept waiting for the next one.
+STARTS = 3
+
+
 class ExecutorState(StrEnum):
     """For health."""
 
@@ -93,7 +97,8 @@ class Executor:
         self._outbox = Outbox()
         self._admission = _Admission()
         self._process: ExecutorProcess | None = None
-        self._became_ready = anyio.Event()
+        self._turned = anyio.Event()
+        self._failed_starts = self._given_up = 0
         self.state = ExecutorState.STOPPED
         #: What the living process said of itself; None while there is none that is ready.
         self.info: Ready | None = None
@@ -159,9 +164,15 @@ class Executor:
         return await self._group.__aexit__(*raised)  # type: ignore[arg-type]
 
     async def ready(self) -> Ready:
-        """What the executor says of itself, as soon as one is ready."""
+        """What the executor says of itself, as soon as one is ready.
+
+        Raises ExecutorInterrupted when it does not start however often that is tried.
+        """
+        given_up = self._given_up
         while self.info is None:
-            await self._became_ready.wait()
+            await self._turned.wait()
+            if self._given_up > given_up:
+                raise ExecutorInterrupted(f"the executor does not start: {self.last_error}")
         return self.info
 
     def _start(self) -> ExecutorProcess:
@@ -181,15 +192,31 @@ class Executor:
 
     def _on_ready(self, ready: Ready) -> None:
         self.info, self.state = ready, ExecutorState.READY
+        self._failed_starts = 0
         log.info("executor ready", executor=self.name, device=ready.device_name, broken=ready.broken)
-        self._became_ready.set()
-        self._became_ready = anyio.Event()
+        self._turn()
+
+    def _turn(self) -> None:
+        self._turned.set()
+        self._turned = anyio.Event()
+
+    def _failed_to_start(self) -> None:
+        """An executor may never start here again: after some tries, who waits for it is let go to other workers."""
+        self._failed_starts += 1
+        if self._failed_starts < STARTS:
+            return
+        self._given_up += 1
+        self._turn()
+        for flight in self._outbox.take()[0]:
+            flight.settle(ExecutorInterrupted(f"the executor does not start: {self.last_error}"))
 
     async def _after(self, process: ExecutorProcess) -> None:
         self.last_error = process.reason
         if process.ending is not Ending.LOST:
             log.warning("executor was killed", executor=self.name, reason=process.reason)
             return
+        if process.ready_at is None:
+            self._failed_to_start()
         backoff = self._settings.backoff
         if process.ready_at is not None and self._clock.monotonic() - process.ready_at >= backoff.good_run_s:
             self.deaths_in_a_row = 0
@@ -283,12 +310,16 @@ class _Admission:
                     self._owner = None
         finally:
             self._wanting -= 1
-            self._change()
+            # In any case: who came after may go in now, beside those who are still inside.
+            self._wake()
 
     def _change(self) -> None:
         if self._wanting or not self.inside:
-            self._changed.set()
-            self._changed = anyio.Event()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
 
 def _ended_unsent(key: str, reason: Literal["cancelled", "interrupted"]) -> Outcome | ExecutorInterrupted:

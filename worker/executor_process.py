@@ -26,6 +26,7 @@ from handlers.protocol import (
     Run,
     from_executor,
     may_be_unstorable,
+    too_intricate,
 )
 from worker.clock import Clock
 from worker.executor_flight import ExecutorInterrupted, ExecutorLost, Flight, Outbox, Timeouts
@@ -153,6 +154,8 @@ class ExecutorProcess:
         if len(line) < _LONG_LINE:
             said = from_executor.validate_json(line)
         else:
+            if (why := too_intricate(line)) is not None:
+                raise _Breach(f"a line of {len(line)} bytes: {why}")
             said = await anyio.to_thread.run_sync(from_executor.validate_json, line)
         if not self._ready.is_set() and not isinstance(said, Ready | Beat):
             raise _Breach(f"it said {said.op} before it was ready")

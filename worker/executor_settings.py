@@ -43,5 +43,5 @@ def executor_settings(parts: Parts, scratch: Path) -> ExecutorSettings:
         command=command,
         hello=hello,
         capacity=CAPACITY,
-        timeouts=Timeouts(start_s=settings.executor_start_s),
+        timeouts=Timeouts(start_s=settings.executor_start_s, cancel_grace_s=10),
     )

@@ -16,7 +16,6 @@ from worker.attempts import Attempt, Stop
 from worker.backoff import Backoff
 from worker.executor import ExecutorInterrupted, ExecutorLost
 
-
 #: Characters of an error's texts that are kept, and seconds that a handler may ask to be left alone for.
 MOST_WORDS = 20_000
 LONGEST_DELAY_S = 7 * 86400.0
@@ -32,7 +31,8 @@ def judge(job: ClaimedJob, error: Exception, backoff: Backoff) -> Settlement:
     if isinstance(error, ExecutorInterrupted):
         return _ended(job, Ending.INTERRUPTED, ErrorType.EXECUTOR_LOST, str(error))
     if isinstance(error, StoreUnavailable):
-        delay = backoff.delay_s(job.fence.attempt)
+        # As long as the store asked for: whoever comes sooner is turned away, and makes it worse.
+        delay = max(backoff.delay_s(job.fence.attempt), min(error.after or 0.0, LONGEST_DELAY_S))
         return _ended(job, Ending.POSTPONED, ErrorType.RETRY, str(error), delay_s=delay)
     if isinstance(error, OSError):
         # A full or failing disk of this host: no job is to blame, and another worker may do it.

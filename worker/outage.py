@@ -10,7 +10,7 @@ from typing import TypeVar
 import structlog
 
 from storage.claim import WorkerRetired
-from storage.database import Unreachable
+from storage.database import Conflict, LockTimeout, Unreachable
 from worker.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -19,22 +19,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Tries again while the database is away; `give_up` says that the lease is lost, and with it the right to write."""
+    """Tries again while the database is away, or others are in the way.
+
+    `give_up` says that the lease is lost, and with it the right to write.
+    """
 
     give_up: Callable[[], bool]
     metrics: Metrics
     pause: Callable[[float], None] = time.sleep
 
     def through(self, what: str, work: Callable[[], T]) -> T:
-        """Runs `work`, in a thread, until the database answers. Raises WorkerRetired when it is too late."""
+        """Runs `work`, in a thread, until the database takes it. Raises WorkerRetired when it is too late."""
         wait_s = 0.1
         while True:
             try:
                 return work()
-            except Unreachable as error:
+            except (Unreachable, Conflict, LockTimeout) as error:
                 if self.give_up():
                     raise WorkerRetired("the lease was lost while the database was away") from error
-                log.warning("the database is away, trying again", what=what, error=str(error))
+                log.warning("the database does not take it, trying again", what=what, error=str(error))
                 self.metrics.count("database_errors_total", what=what)
                 self.pause(wait_s)
                 wait_s = min(2 * wait_s, 2.0)

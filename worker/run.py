@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from storage.claim import ClaimedJob, WorkerRetired, mark_alone
 from storage.database import Database, DataError
 from storage.objects.errors import ObjectError
 from storage.settle import Artifact, Ending, Settlement
+from worker import folders
 from worker.attempts import Attempt
 from worker.backoff import Backoff
 from worker.executor import Executor, ExecutorInterrupted, ExecutorLost
@@ -43,6 +45,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 EMBED_TYPE = "image.embed"
+#: For how long a job's scratch folder is emptied while the executor lives, which may fill it as fast.
+_REMOVE_S = 30.0
 
 #: What may go wrong with a job, and `judge` knows what it means. An OSError is trouble with the local disk.
 JUDGED = (JobError, ObjectError, AttemptFailed, ExecutorLost, ExecutorInterrupted, DataError, OSError)
@@ -122,7 +126,7 @@ class Runner:
 
     async def _execute(self, attempt: Attempt, handler: AnyHandler, files: Files, scratch: Path) -> Outcome:
         order = self._order(attempt.job, handler, files, scratch)
-        limit = self._limits.of(attempt.job, handler)
+        limit, began = self._limits.of(attempt.job, handler), time.monotonic()
         async with self._stage(attempt, "execute"):
             if not attempt.job.runs_alone:
                 outcome = await self._executor.run(order, time_limit_s=limit, progress=_progress_of(attempt))
@@ -130,10 +134,15 @@ class Runner:
                 async with self._executor.exclusive():
                     # Ready first: a death between the mark and the start would be laid at this job's door.
                     await self._executor.ready()
-                    await self._mark_alone(attempt)
+                    await self._mark_alone(attempt, True)
                     outcome = await self._executor.run(order, time_limit_s=limit, progress=_progress_of(attempt))
+                    if outcome.failure is None:
+                        # It has killed nobody: for what happens from here on, others may be to blame.
+                        await self._mark_alone(attempt, False)
+        longest = time.monotonic() - began
         for stage in ("prepare", "wait", "infer", "finish"):
-            seconds = getattr(outcome.timings, stage)
+            # Claims are costed by these: a NaN or an infinity among them would stay in the average for ever.
+            seconds = min(max(0.0, getattr(outcome.timings, stage)), longest)
             attempt.timings[stage] = round(seconds, 6)
             self._metrics.observe("stage_seconds", seconds, stage=stage, type=attempt.job.type)
         if outcome.failure is not None:
@@ -227,18 +236,19 @@ class Runner:
     def _scratch_folder(self, job: ClaimedJob, held: AsyncExitStack) -> Path:
         folder = self._scratch / job.fence.key.replace(":", "-")
 
-        def remove() -> None:
-            # Most jobs never make it. A link in its place is left alone by rmtree.
-            if folder.exists():
-                shutil.rmtree(folder, ignore_errors=True)
+        async def remove() -> None:
+            # Most jobs never make it. In a thread: it may hold a million files, and beats must not wait for that.
+            if os.path.lexists(folder):
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(partial(folders.remove, folder, within_s=_REMOVE_S))
 
-        held.callback(remove)
+        held.push_async_callback(remove)
         return folder
 
-    async def _mark_alone(self, attempt: Attempt) -> None:
+    async def _mark_alone(self, attempt: Attempt, alone: bool) -> None:
         def mark() -> bool:
             with self._database.transaction() as connection:
-                return mark_alone(connection, attempt.job.fence)
+                return mark_alone(connection, attempt.job.fence, alone)
 
         marked = await anyio.to_thread.run_sync(
             lambda: self._patience.through("mark alone", mark), limiter=self._database_limiter
@@ -261,7 +271,11 @@ class Runner:
 
     async def _settle_failure(self, attempt: Attempt, settlement: Settlement) -> None:
         try:
-            await self._settle(attempt, settlement, [])
+            try:
+                await self._settle(attempt, settlement, [])
+            except DataError as error:
+                # Postgres refuses what was to be said of the failure: then that is what is said of it.
+                await self._settle(attempt, judge(attempt.job, error, self._backoff), [])
         except (FenceLost, Closed):
             log.warning("the end of the attempt was not recorded: the job is no longer ours")
 

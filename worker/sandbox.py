@@ -136,6 +136,8 @@ class Rlimits:
     data_bytes: int | None = None
     """Private memory. CUDA maps far more than it uses: leave it unlimited with a GPU."""
     open_files: int = 4096
+    processes: int = 4096
+    """Processes and threads, where they are counted for the sandbox alone; root's are not counted."""
 
 
 class Sandbox:
@@ -160,10 +162,12 @@ class Sandbox:
         libraries = interpreter_paths(view.python)
         bubblewrap = self.report.level is SandboxLevel.BUBBLEWRAP
         code = _INSIDE if bubblewrap else _import_folder(view)
-        env = _environment(environ, code, view.scratch)
+        # A home that ends with the process: what one that was taken over leaves there (caches of compiled code) must
+        # not be loaded by the next.
+        env = _environment(environ, code, Path("/tmp") if bubblewrap else view.scratch)  # noqa: S108
         python = [str(view.python), "-P", "-s", "-B", *module]
         if tuple(module) == ("-m", "handlers.runtime"):
-            python += _runtime_arguments(rlimits, guard=self.report.level is SandboxLevel.NONE)
+            python += _runtime_arguments(rlimits, self.report)
         if bubblewrap:
             argv = [*_bubblewrap(view, libraries), "--", *python]
         elif self.report.level is SandboxLevel.UNSHARE:
@@ -305,13 +309,13 @@ def _import_folder(view: View) -> Path:
     return folder
 
 
-def _environment(environ: Mapping[str, str], code: Path, scratch: Path) -> dict[str, str]:
+def _environment(environ: Mapping[str, str], code: Path, home: Path) -> dict[str, str]:
     kept = {name: environ[name] for name in _PASSED_ON if name in environ}
     return {
         "LANG": "C.UTF-8",
         **kept,
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "HOME": str(scratch),
+        "HOME": str(home),
         "USER": "mediamill",
         "LOGNAME": "mediamill",
         "PYTHONPATH": str(code),
@@ -319,10 +323,13 @@ def _environment(environ: Mapping[str, str], code: Path, scratch: Path) -> dict[
     }
 
 
-def _runtime_arguments(rlimits: Rlimits, *, guard: bool) -> list[str]:
+def _runtime_arguments(rlimits: Rlimits, report: SandboxReport) -> list[str]:
     arguments = ["--open-files", str(rlimits.open_files)]
     if rlimits.file_bytes is not None:
         arguments += ["--file-bytes", str(rlimits.file_bytes)]
     if rlimits.data_bytes is not None:
         arguments += ["--data-bytes", str(rlimits.data_bytes)]
-    return [*arguments, "--guard"] if guard else arguments
+    if report.processes:
+        return [*arguments, "--processes", str(rlimits.processes)]
+    # Without a namespace the user's other processes would be counted too.
+    return [*arguments, "--guard"]

@@ -6,7 +6,6 @@ the attempt's own scratch folder is ever read.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
@@ -64,11 +63,16 @@ class Outputs:
         names = [(file.role, file.path) for file in files]
         if len(set(names)) != len(names):
             raise HandlerBug("two outputs have the same role and file")
-        return [
-            await anyio.to_thread.run_sync(self._one, prefix, scratch, file, limiter=self._limiter) for file in files
-        ]
+        artifacts: list[Artifact] = []
+        for file in files:
+            # Together, since a sparse file costs its maker nothing.
+            left = self._max_bytes - sum(artifact.size for artifact in artifacts)
+            artifacts.append(
+                await anyio.to_thread.run_sync(self._one, prefix, scratch, file, left, limiter=self._limiter)
+            )
+        return artifacts
 
-    def _one(self, prefix: ObjectUri, scratch: Path, file: OutputFile) -> Artifact:
+    def _one(self, prefix: ObjectUri, scratch: Path, file: OutputFile, most_bytes: int) -> Artifact:
         if not _ROLE.fullmatch(file.role) or not _MEDIA_TYPE.fullmatch(file.media_type):
             said = f"{file.role[:100]!r}, {file.media_type[:100]!r}"
             raise HandlerBug(f"an output has no proper role or media type: {said}")
@@ -77,20 +81,25 @@ class Outputs:
         uri = ObjectUri(prefix.bucket, f"{prefix.key}/{file.role}{suffix}")
         with _opened(scratch, path, file.role) as handle:
             before = os.fstat(handle.fileno())
-            if before.st_size > self._max_bytes:
-                raise HandlerBug(f"output {file.role!r} has {before.st_size} bytes, the limit is {self._max_bytes}")
-            digest = hashlib.file_digest(handle, "sha256").digest()
+            if before.st_size > most_bytes:
+                said = f"output {file.role!r} has {before.st_size} bytes"
+                raise HandlerBug(f"{said}, the limit for all outputs of a job is {self._max_bytes}")
             # By its descriptor: behind the path there may be another file by now.
-            info = self._upload(Path(f"/proc/self/fd/{handle.fileno()}"), uri, file.media_type)
+            try:
+                info = self._upload(Path(f"/proc/self/fd/{handle.fileno()}"), uri, file.media_type)
+            except PermissionError as error:  # its mode was changed; not trouble with the disk, which costs no attempt
+                raise HandlerBug(f"output {file.role!r} cannot be read: {error.strerror}") from None
             if _changed(before, os.fstat(handle.fileno())):
                 raise HandlerBug(f"output {file.role!r} was written to while it was stored")
+        assert info.sha256 is not None
         return Artifact(
             role=file.role,
             bucket=uri.bucket,
             key=uri.key,
             media_type=file.media_type,
-            size=before.st_size,
-            sha256=digest,
+            size=info.size,
+            # Of what was sent: a file that its maker has mapped into memory changes without a trace.
+            sha256=bytes.fromhex(info.sha256),
             version_id=info.version_id,
             etag=info.etag,
         )

@@ -18,6 +18,15 @@ from worker.clock import Clock
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
+def _id(payload: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(payload)
+    except ValueError:
+        # Whoever may connect may NOTIFY: their words must not end the worker.
+        log.warning("a notification names no job", payload=payload[:100])
+        return None
+
+
 async def listen(
     url: str,
     *,
@@ -44,8 +53,8 @@ async def listen(
                 for notification in listener.received():
                     if notification.channel == NEW_JOBS_CHANNEL:
                         new_jobs(notification.payload)
-                    else:
-                        cancel(uuid.UUID(notification.payload))
+                    elif (id_ := _id(notification.payload)) is not None:
+                        cancel(id_)
         except Unreachable as error:
             log.warning("lost the listening connection", error=str(error))
             await clock.sleep(0.5)

@@ -92,6 +92,8 @@ def _private_pipes() -> tuple[int, int]:
 def _limit(arguments: argparse.Namespace) -> None:
     _set(resource.RLIMIT_CORE, 0)
     _set(resource.RLIMIT_NOFILE, arguments.open_files)
+    if arguments.processes is not None:
+        _set(resource.RLIMIT_NPROC, arguments.processes)
     if arguments.file_bytes is not None:
         # Without this a write beyond the limit would kill the process; so it is an OSError of the one job.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -112,6 +114,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--open-files", type=int, default=4096)
     parser.add_argument("--file-bytes", type=int)
     parser.add_argument("--data-bytes", type=int)
+    parser.add_argument("--processes", type=int)
     parser.add_argument("--guard", action="store_true", help="end all descendants where no namespace does it")
     return parser.parse_args()
 

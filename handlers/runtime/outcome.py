@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pydantic_core import from_json
 
 from handlers.errors import ErrorType, HandlerBug, JobError, ResourceExhausted, Retry
-from handlers.protocol import MAX_LINE_BYTES, Failure, Outcome, may_be_unstorable, unstorable
+from handlers.protocol import MAX_LINE_BYTES, Failure, Outcome, may_be_unstorable, too_intricate, unstorable
 
 _MAX_MESSAGE = 8 << 10
 _MAX_TRACEBACK = 16 << 10
@@ -22,6 +22,8 @@ def encode(outcome: Outcome) -> bytes:
         line = outcome.model_dump_json().encode()
         if len(line) > MAX_OUTCOME_BYTES:
             raise ValueError(f"it takes {len(line)} bytes as JSON, of {MAX_OUTCOME_BYTES}: write it to an output file")
+        if (what := too_intricate(line)) is not None:
+            raise ValueError(f"as JSON {what}: write it to an output file")
         if may_be_unstorable(line) and (what := unstorable(outcome.model_dump())) is not None:
             raise ValueError(f"it holds {what}")
         # Read here once as the courier will: too deep a nesting or too long a number shows itself now.

@@ -26,7 +26,7 @@ from handlers.runtime.attempt import Attempt
 from handlers.runtime.context import Tools
 from handlers.runtime.device import Device
 from handlers.runtime.hub import Hub
-from handlers.runtime.outcome import MAX_OUTCOME_BYTES, encode
+from handlers.runtime.outcome import encode
 from handlers.runtime.pipe import LineReader, LineWriter
 from handlers.runtime.scheduler import Scheduler
 
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 #: How long outcomes are gathered before they are told.
 _GATHER_S = 0.001
+#: What is longer has a line of its own: the courier's limits on a line are then the limits on an outcome.
+_GATHER_BYTES = 1 << 20
 _BEAT_S = 1.0
 _LIBRARIES = ("torch", "transformers", "numpy", "pillow", "pydantic", "anyio")
 
@@ -166,7 +168,7 @@ class Session:
         while ended:
             size = 0
             some: list[bytes] = []
-            while ended and (not some or size + len(ended[-1]) < MAX_OUTCOME_BYTES):
+            while ended and (not some or size + len(ended[-1]) < _GATHER_BYTES):
                 some.append(ended.pop())
                 size += len(some[-1])
             self._writer.put(b'{"op":"outcomes","items":[' + b",".join(some) + b"]}")

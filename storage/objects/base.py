@@ -14,7 +14,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import IO, final
@@ -61,7 +61,10 @@ class ObjectRef:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What the store says of an object. `size` in bytes; whatever the store did not say is None."""
+    """What the store says of an object. `size` in bytes; whatever the store did not say is None.
+
+    `sha256`: of the very bytes that an upload sent, whatever the file was before and after; else None.
+    """
 
     uri: ObjectUri
     size: int
@@ -69,6 +72,7 @@ class ObjectInfo:
     version_id: str | None = None
     last_modified: datetime | None = None
     content_type: str | None = None
+    sha256: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,7 @@ class ObjectStore(ABC):
     ) -> ObjectInfo:
         """Makes the bytes of a file the object, in one step: a reader sees the old ones or all of the new ones.
 
+        The answer's `sha256` is of the bytes that were sent.
         `metadata` is kept where the store can: names of a-z, 0-9 and hyphens, values of printable ASCII.
         Raises ValueError for other metadata, OSError where `source` cannot be read.
         """

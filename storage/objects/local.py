@@ -7,12 +7,14 @@ opened relative to the one above it, so that nobody can exchange a part of a pat
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from mimetypes import MimeTypes
 from pathlib import Path
@@ -82,22 +84,25 @@ class LocalStore(ObjectStore):
         incoming = self._folder / INCOMING / uuid.uuid4().hex
         try:
             with source.open("rb") as file, _errors(uri):
-                self._copy(file, incoming)
+                sha256 = self._copy(file, incoming)
             with _errors(uri):
-                info = self._info(uri, incoming.stat())
+                info = replace(self._info(uri, incoming.stat()), sha256=sha256)
                 self._publish(incoming, uri, folders, name)
         finally:
             incoming.unlink(missing_ok=True)
         return info
 
-    def _copy(self, file: IO[bytes], incoming: Path) -> None:
+    def _copy(self, file: IO[bytes], incoming: Path) -> str:
+        digest = hashlib.sha256()
         with incoming.open("xb") as copy:
             while chunk := file.read(CHUNK_BYTES):
                 copy.write(chunk)
+                digest.update(chunk)
             copy.flush()
             # To the nanosecond: the file system's own clock ticks slowly, and two versions in a tick could be alike.
             os.utime(copy.fileno(), ns=(time.time_ns(), time.time_ns()))
             os.fsync(copy.fileno())
+        return digest.hexdigest()
 
     def _publish(self, incoming: Path, uri: ObjectUri, folders: list[str], name: str) -> None:
         """Moves the file into its place. Somebody's delete may take an empty folder away between the two steps."""

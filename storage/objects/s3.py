@@ -159,7 +159,7 @@ class S3Store(ObjectStore):
                 self._checksums = False
                 made = upload.send(file, checksums=False)
         etag, version = normal_etag(made.etag), normal_version(made.version_id)
-        return ObjectInfo(uri, made.size, etag, version, None, content_type)
+        return ObjectInfo(uri, made.size, etag, version, None, content_type, made.sha256)
 
     def _delete(self, uri: ObjectUri) -> None:
         with suppress(ObjectMissing), _errors(uri):

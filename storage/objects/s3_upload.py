@@ -21,9 +21,10 @@ LEAST_PART_BYTES = 5 << 20  # S3's limit, for all parts but the last
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What the server says it has made, and how many bytes we sent."""
+    """What the server says it has made, and how many bytes we sent, with their SHA-256 in hexadecimal."""
 
     size: int
+    sha256: str
     etag: str | None
     version_id: str | None
 
@@ -49,7 +50,7 @@ class Upload:
             return self._in_parts(first, file, part_bytes, checksums)
         proof: dict[str, Any] = _sum(first) if checksums else {}
         answer = self.client.put_object(**self.about, Body=first, **proof)
-        return Made(len(first), answer.get("ETag"), answer.get("VersionId"))
+        return Made(len(first), hashlib.sha256(first).hexdigest(), answer.get("ETag"), answer.get("VersionId"))
 
     def _in_parts(self, first: bytes, file: IO[bytes], part_bytes: int, checksums: bool) -> Made:
         algorithm: dict[str, Any] = {"ChecksumAlgorithm": "SHA256"} if checksums else {}
@@ -57,20 +58,21 @@ class Upload:
         place = {"Bucket": self.about["Bucket"], "Key": self.about["Key"], "UploadId": upload_id}
         try:
             parts: list[CompletedPartTypeDef] = []
-            size, chunk = 0, first
+            size, chunk, digest = 0, first, hashlib.sha256()
             while chunk:
                 proof: dict[str, Any] = _sum(chunk) if checksums else {}
                 number = len(parts) + 1
                 answer = self.client.upload_part(**place, PartNumber=number, Body=chunk, **proof)
                 parts.append({"PartNumber": number, "ETag": answer["ETag"], **proof})  # type: ignore[typeddict-item]
                 size += len(chunk)
+                digest.update(chunk)
                 chunk = file.read(part_bytes)
             made = self.client.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})
         except BaseException:
             with suppress(BotoCoreError, ClientError):
                 self.client.abort_multipart_upload(**place)
             raise
-        return Made(size, made.get("ETag"), made.get("VersionId"))
+        return Made(size, digest.hexdigest(), made.get("ETag"), made.get("VersionId"))
 
 
 def _sum(chunk: bytes) -> dict[str, str]:

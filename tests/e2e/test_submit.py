@@ -118,7 +118,7 @@ def test_a_local_file_is_uploaded_once_by_its_content(mill: Stage, pictures: lis
     again = mill.run("submit", "test.noop", "-i", f"files.b={pictures[0]}", "--wait")
     [job] = json.loads(first.stdout)["submitted"]
     assert job["result"] == {"inputs": 1}
-    assert job["inputs"][0]["sha256"] in job["inputs"][0]["uri"]
+    assert f"/{job['inputs'][0]['sha256'][:16]}/" in job["inputs"][0]["uri"]
     assert "uploaded" not in again.stderr
 
 

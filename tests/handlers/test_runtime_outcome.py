@@ -59,6 +59,13 @@ def test_a_result_too_long_for_a_line_names_its_size_and_the_way_out(monkeypatch
     assert "of 1000: write it to an output file" in told.failure.message
 
 
+def test_a_result_of_more_parts_than_the_courier_would_parse_fails_its_own_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handlers.protocol.MOST_CONTAINERS", 100)
+    told = Outcome.model_validate_json(encode(Outcome(key="k", result={"x": [[]] * 100})))
+    assert told.failure is not None
+    assert "the limit is 100: write it to an output file" in told.failure.message
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(st.characters()),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters()), inner, max_size=4),

@@ -76,6 +76,9 @@ class ScriptedExecutor:
         self.orders.append(order)
         return self.behave(order)
 
+    async def ready(self) -> None:
+        """It always is."""
+
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
         yield

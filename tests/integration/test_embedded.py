@@ -228,3 +228,12 @@ def test_the_data_of_another_major_version_is_refused_with_a_way_out(folder: Pat
     (folder / "PG_VERSION").write_text("16\n")
     with pytest.raises(EmbeddedError, match=r"was made by Postgres 16.*MEDIAMILL_DATABASE_URL"):
         EmbeddedPostgres(folder).start()
+
+
+@pytest.mark.parametrize("name", ["short", "long" * 30])
+def test_the_socket_lies_in_a_folder_that_we_alone_can_pass(tmp_path: Path, name: str) -> None:
+    """Also as root, where the server is nobody: whoever is nobody too would be its superuser."""
+    with EmbeddedPostgres(tmp_path / name / "pg", linger_s=LINGER_S) as server:
+        folder = Path(psycopg2.extensions.parse_dsn(server.url)["host"])
+        assert (folder / ".s.PGSQL.5432").exists()
+        assert (folder.stat().st_uid, folder.stat().st_mode & 0o077) == (os.geteuid(), 0)

@@ -282,6 +282,20 @@ def test_a_retry_by_command_starts_with_clean_counters(
     assert table.counts() == {"queued": 1}
 
 
+@pytest.mark.parametrize(("hours", "stays"), [(1, True), (-1, False)])
+def test_a_retry_keeps_a_deadline_that_has_not_passed(
+    hours: int, stays: bool, database: Database, table: JobTable, settle_one: SettleOne
+) -> None:
+    (id_,) = table.add(max_attempts=1)
+    (job,) = table.claim(table.worker())
+    settle_one(job, Ending.FAILED, error=ERROR)
+    deadline = datetime.now(UTC) + timedelta(hours=hours)
+    table.rows("UPDATE jobs SET deadline = :deadline WHERE id = :id", deadline=deadline, id=id_)
+    with database.transaction() as connection:
+        assert jobs.retry(connection, [id_]) == {id_}
+    assert table.row(id_)["deadline"] == (deadline if stays else None)
+
+
 def test_a_retry_is_refused_while_another_job_holds_its_dedupe_key(
     database: Database, table: JobTable, settle_one: SettleOne
 ) -> None:

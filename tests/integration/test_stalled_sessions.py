@@ -56,13 +56,14 @@ def test_jobs_of_a_worker_that_was_stopped_within_a_transaction_are_taken_back(
     clock = Clock()
     reaping = reaper(database, clock)
     with impatient(database, idle_timeout_s=0.5) as stopped:
-        with pytest.raises(Unreachable), stopped.transaction() as connection:
-            hold_worker(connection, worker)
-            reaping.look()
-            clock.now += 31
-            reaping.look()
-            assert table.row(id_)["state"] == "queued"
-            hold_worker(connection, worker)
+        stops = stopped.transaction()
+        hold_worker(stops.__enter__(), worker)
+        reaping.look()
+        clock.now += 31
+        reaping.look()
+        assert table.row(id_)["state"] == "queued"
+        with pytest.raises(Unreachable):
+            stops.__exit__(None, None, None)
 
 
 def test_one_worker_that_cannot_be_reclaimed_keeps_no_other_waiting(database: Database, table: JobTable) -> None:

@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.settings import Lane
+from handlers.protocol import Ready
+from handlers.registry import Registry
 from worker.backoff import Backoff
 from worker.claiming import MOST_AT_ONCE, MOST_IN_HAND, Appetite, shares
 from worker.costs import Costs
+from worker.daemon import runnable
 
 WEIGHTS: dict[Lane, float] = {"interactive": 8.0, "upload": 4.0, "backfill": 1.0}
 
@@ -62,3 +65,8 @@ def test_back_off_doubles_to_its_cap_and_jitters_there_too() -> None:
     assert 30 < max(delays[5]) <= 32
     assert 590 < max(delays[50]) <= 600
     assert min(delays[50]) < 30
+
+
+def test_a_type_that_only_the_executor_knows_is_left_to_workers_that_know_it_too() -> None:
+    ready = Ready(version=1, device="cpu", device_name="cpu", types=("image.caption", "of.others", "bad\x00name"))
+    assert runnable(ready, Registry.load(test_types=True)) == ["image.caption"]

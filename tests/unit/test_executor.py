@@ -107,6 +107,16 @@ async def test_a_line_without_an_end_is_cut_off_and_its_sender_killed(monkeypatc
     assert "protocol" in str(end)
 
 
+@pytest.mark.parametrize("part", ["[]", "{}"])
+async def test_a_line_that_would_take_gigabytes_when_parsed_is_not_parsed(part: str) -> None:
+    """An empty list is two bytes of JSON and some hundred in memory."""
+    flood = f"say('{{\"op\":\"outcomes\",\"items\":[' + '{part},' * 600_000 + '{part}]}}'); hear()"
+    async with Executor(scripted(f"{GREET}hear(); {flood}")) as executor:
+        end = await end_of(executor, order())
+    assert isinstance(end, ExecutorLost)
+    assert "protocol" in str(end)
+
+
 async def test_outcomes_of_unknown_and_settled_jobs_are_ignored() -> None:
     script = (
         GREET
@@ -226,9 +236,9 @@ async def test_a_child_that_is_never_ready_is_ended_after_the_time_for_starting(
 
 async def test_silence_while_something_is_on_the_device_is_borne() -> None:
     clock = FakeClock()
-    script = (
-        GREET + "say({'op': 'beat', 'jobs': 1, 'on_device': ['k']}); hear(); say({'op': 'beat', 'jobs': 0}); hear()"
-    )
+    # It hears twice more: the order's own time is up at the same moment, and that word must not end it.
+    last = "say({'op': 'beat', 'jobs': 0}); hear(); hear()"
+    script = GREET + f"say({{'op': 'beat', 'jobs': 1, 'on_device': ['k']}}); hear(); {last}"
     settings = scripted(script, timeouts=Timeouts(gather_s=0, tick_s=1))
     async with Executor(settings, clock=clock) as executor, anyio.create_task_group() as group:
         await settled(lambda: executor.beat is not None)
@@ -246,7 +256,9 @@ async def test_silence_while_something_is_on_the_device_is_borne() -> None:
 async def test_starts_are_spaced_by_a_growing_capped_delay_and_anew_after_a_good_run() -> None:
     clock, delays = FakeClock(), []
     backoff = Backoff(base_s=1, cap_s=8, good_run_s=30)
-    settings = scripted(GREET + "hear()", backoff=backoff, timeouts=Timeouts(gather_s=0, tick_s=1))
+    # A child that only greets is silent: it must not be ended for that while the clock is moved on.
+    timeouts = Timeouts(gather_s=0, tick_s=1, beat_s=1000)
+    settings = scripted(GREET + "hear()", backoff=backoff, timeouts=timeouts)
     async with Executor(settings, clock=clock, rng=random.Random(7)) as executor:
         for ran in (0, 0, 0, 0, 0, 100, 0):
             await settled(lambda: executor.state is ExecutorState.READY)

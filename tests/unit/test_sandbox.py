@@ -91,7 +91,22 @@ def test_the_environment_is_an_allow_list(tmp_path: Path, level: SandboxLevel) -
         "CUDA_VISIBLE_DEVICES", "HOME", "LANG", "LOGNAME", "PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "USER",
     }  # fmt: skip
     assert made.env["LANG"] == "de_DE.UTF-8"
-    assert made.env["HOME"] == str(made.cwd) == str(tmp_path / "scratch")
+    assert made.cwd == tmp_path / "scratch"
+
+
+def test_the_home_of_a_process_is_no_folder_of_the_next_one_s_where_the_level_allows_that(tmp_path: Path) -> None:
+    homes = {level: command(tmp_path, level).env["HOME"] for level in SandboxLevel}
+    scratch = str(tmp_path / "scratch")
+    assert homes == {
+        SandboxLevel.BUBBLEWRAP: "/tmp",
+        SandboxLevel.UNSHARE: scratch,
+        SandboxLevel.NONE: scratch,
+    }
+
+
+def test_processes_are_limited_only_where_the_user_s_others_do_not_count(tmp_path: Path) -> None:
+    limited = [level for level in SandboxLevel if "--processes" in command(tmp_path, level).argv]
+    assert limited == [SandboxLevel.BUBBLEWRAP, SandboxLevel.UNSHARE]
 
 
 def test_bubblewrap_shows_an_allow_list_and_nothing_of_it_but_scratch_is_writable(tmp_path: Path) -> None:

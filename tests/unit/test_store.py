@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import uuid
 from collections.abc import Callable
@@ -136,6 +137,35 @@ async def test_roles_and_media_types_are_checked(role: str, media_type: str, scr
     (scratch / "x").write_bytes(b"x")
     with pytest.raises(HandlerBug, match="role or media type"):
         await outputs(store).store(job(), scratch, [file(scratch / "x", role, media_type)])
+
+
+async def test_the_digest_is_of_the_bytes_that_were_stored_even_where_the_file_changes_unseen(
+    scratch: Path, tmp_path: Path
+) -> None:
+    """A write through a memory map that is dirty already changes neither size nor times."""
+    path = scratch / "captions.json"
+    path.write_bytes(b"A" * 4096)
+    with path.open("r+b") as handle, mmap.mmap(handle.fileno(), 4096) as mapped:
+        mapped[0:1] = b"A"
+
+        class Slow(LocalStore):
+            def _upload(self, *args: Any) -> ObjectInfo:
+                mapped[0:1] = b"B"
+                return super()._upload(*args)
+
+        slow = Slow(tmp_path / "store", BucketRules.parse({"media": "rw"}))
+        (artifact,) = await outputs(slow, 5000).store(job(), scratch, [file(path)])
+    stored = (tmp_path / "store" / artifact.bucket / artifact.key).read_bytes()
+    assert stored.startswith(b"B")
+    assert artifact.sha256 == hashlib.sha256(stored).digest()
+
+
+async def test_the_limit_on_bytes_is_of_all_outputs_of_a_job_together(scratch: Path, store: LocalStore) -> None:
+    for name in ("a", "b"):
+        with (scratch / name).open("wb") as sparse:
+            sparse.truncate(600)
+    with pytest.raises(HandlerBug, match="output 'b' has 600 bytes, the limit for all outputs of a job is 1000"):
+        await outputs(store).store(job(), scratch, [file(scratch / name, role=name) for name in ("a", "b")])
 
 
 async def test_an_output_that_is_written_to_while_it_is_stored_is_refused(scratch: Path, tmp_path: Path) -> None:
