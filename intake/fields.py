@@ -25,6 +25,8 @@ _TENANT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _LABEL = re.compile(r"[^\s=\x00-\x1f\x7f]{1,64}")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\.?|\[[0-9a-f:.]+\]", re.IGNORECASE)
 _A_TIME = "write RFC 3339 with a zone: 2030-01-31T12:00:00Z"
+#: How the keys of jobs begin that workers make: a client's job must not stand in for one of them.
+OWN_KEYS = "mediamill:"
 _A_CALLBACK = "write https://host/path"
 
 
@@ -88,6 +90,14 @@ def _callback(value: str) -> str:
     return value
 
 
+def _dedupe_key(value: str) -> str:
+    if value.startswith(OWN_KEYS):
+        raise wrong(
+            Code.BAD_VALUE, f"is {{}}: keys with {OWN_KEYS} are of jobs that workers make", "choose another key"
+        )
+    return value
+
+
 def _sha256(value: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
         raise wrong(Code.BAD_VALUE, "is {}, which is no sha256", "write 64 hexadecimal digits")
@@ -142,10 +152,10 @@ class Message(Declared):
         description="The job's id, any UUID; best of version 7, which begins with the time. The same id with the same"
         " body is the same job, so that sending again is safe; with another body it is refused. Else one is made.",
     )
-    dedupe_key: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+    dedupe_key: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_dedupe_key)] | None = Field(
         default=None,
         description="While a job of the tenant with this key is live, and for a time after it succeeded, no second one"
-        " is made: that job is the answer.",
+        " is made: that job is the answer. Keys that begin with `mediamill:` are of jobs that workers make.",
     )
     tenant: Tenant | None = Field(
         default=None, description="Whose job it is; tenants share a lane fairly. Else what the door says, or `default`."

@@ -85,6 +85,7 @@ CLAIM = text("""
             LIMIT w.n
             FOR UPDATE SKIP LOCKED
         ) AS q
+        LIMIT :most
     ),
     claimed AS (
         UPDATE jobs j SET state = 'running', attempt = attempt + 1, worker_id = :worker, claimed_at = clock_timestamp()
@@ -116,9 +117,9 @@ def hold_worker(connection: Connection, worker: uuid.UUID) -> None:
 
 
 def claim(
-    connection: Connection, worker: uuid.UUID, wanted: Sequence[Want], checkpoints: Sequence[str]
+    connection: Connection, worker: uuid.UUID, wanted: Sequence[Want], checkpoints: Sequence[str], *, most: int = 500
 ) -> list[ClaimedJob]:
-    """Takes runnable jobs, most urgent first within each (lane, type).
+    """Takes runnable jobs, most urgent first within each (lane, type), in the order of `wanted`, `most` in all.
 
     `checkpoints` are the names that this worker has: a job that names others is left to workers that have them.
     Raises WorkerRetired.
@@ -130,6 +131,7 @@ def claim(
             "worker": worker,
             "wanted": rows_json([{"lane": w.lane, "type": w.type, "n": w.n} for w in wanted]),
             "checkpoints": list(checkpoints),
+            "most": most,
         },
     )
     return [

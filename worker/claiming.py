@@ -30,6 +30,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 MOST_IN_HAND = 512
 #: Most jobs of one claim statement.
 MOST_AT_ONCE = 200
+#: Most jobs of a type, from a lane, while nobody knows what one costs: it may be an hour's film.
+FIRST_OF_A_TYPE = 2
 #: Part of all room that must be free before more is claimed.
 LEAST_ROOM = 0.25
 
@@ -61,8 +63,10 @@ def shares(
     wants = []
     for lane, weight in sorted(appetite.lanes.items(), key=lambda item: -item[1]):
         for type_ in types:
-            n = math.ceil(room_s * weight / total / costs.predict_s(type_))
-            wants.append(Want(lane, type_, max(1, min(n, room))))
+            # Shared among the types too: which of them have jobs is not known before the claim.
+            n = math.ceil(room_s * weight / total / len(types) / costs.predict_s(type_))
+            most = room if costs.knows(type_) else FIRST_OF_A_TYPE
+            wants.append(Want(lane, type_, max(1, min(n, most))))
     return wants
 
 
@@ -198,7 +202,7 @@ class Claimer:
 
     def _take(self, wanted: Sequence[Want]) -> list[ClaimedJob]:
         with self._database.transaction() as connection:
-            return claim(connection, self._worker, wanted, self._has())
+            return claim(connection, self._worker, wanted, self._has(), most=MOST_AT_ONCE)
 
     async def _read_running(self) -> Sequence[Running]:
         def read() -> Sequence[Running]:

@@ -17,6 +17,10 @@ class Costs:
         """Predicted seconds of one job of the type; never 0, so that claims stay bounded."""
         return max(self._mean_s.get(type_, self._first_guess_s), 0.001)
 
+    def knows(self, type_: str) -> bool:
+        """Whether a job of the type has ended yet."""
+        return type_ in self._mean_s
+
     def learn(self, type_: str, seconds: float) -> None:
         """One job of the type took so long."""
         mean = self._mean_s.get(type_, seconds)

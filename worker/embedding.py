@@ -24,7 +24,7 @@ def embed_job(record: Record, picture: Picture, space: Space) -> NewJob:
         reference["version_id"] = picture.version_id
     elif picture.etag:
         reference["etag"] = picture.etag
-    key = f"image.embed:{space.id}:{picture.sha256.hex()}"
+    key = f"mediamill:image.embed:{space.id}:{picture.sha256.hex()}"
     message = {
         "type": "image.embed",
         "inputs": {"images": [reference]},

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection
 
 from storage import jobs, workers
-from storage.claim import ClaimedJob
+from storage.claim import ClaimedJob, Want, claim
 from storage.database import Database, Unreachable
 from storage.settle import Ending, Rules, Settlement, settle
 from tests.fixtures import JobTable
@@ -87,13 +87,13 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def test_jobs_of_a_claim_whose_answer_was_lost_are_handed_back(database: Database, table: JobTable) -> None:
-    ids = table.add(3)
+    ids = table.add(2)
     worker = table.worker()
     lossy = LosesAnswers(database.url)
     lossy.armed = True
     hand = Hand(lossy, worker)
     async with claiming(hand):
-        await until(lambda: table.counts() == {"running": 3})
+        await until(lambda: table.counts() == {"running": 2})
         await until(lambda: not lossy.armed)
         assert hand.started == []
         await hand.claimer.reconcile()
@@ -229,3 +229,16 @@ async def test_jobs_claimed_while_a_drain_begins_go_back_as_they_are(database: D
     assert hand.started == []
     row = table.row(id_)
     assert (row["state"], row["interruptions"], row["failures"]) == ("queued", 1, 0)
+
+
+async def test_one_claim_takes_no_more_than_its_limit_and_the_first_wanted_first(
+    database: Database, table: JobTable
+) -> None:
+    for lane in ("backfill", "interactive"):
+        table.add(10, lane=lane)
+    wanted = [Want(lane, "test.noop", 8) for lane in ("interactive", "upload", "backfill")]
+    with database.transaction() as connection:
+        taken = claim(connection, table.worker(), wanted, [], most=11)
+    assert [job.lane for job in taken].count("interactive") == 8
+    assert len(taken) == 11
+    assert table.counts() == {"queued": 9, "running": 11}

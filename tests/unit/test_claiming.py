@@ -35,10 +35,25 @@ def test_a_job_longer_than_that_is_taken_when_nothing_is_in_hand() -> None:
 
 
 def test_lanes_get_their_weight_and_none_gets_nothing() -> None:
-    costs = Costs(first_guess_s=0.05)
+    costs = Costs()
+    costs.learn("image.caption", 0.05)
     wants = {want.lane: want.n for want in shares(Appetite(WEIGHTS, 5), ["image.caption"], costs, [])}
     assert wants["interactive"] > wants["upload"] > wants["backfill"] > 0
     assert abs(wants["interactive"] / wants["upload"] - 2) < 0.2
+
+
+def test_of_a_type_that_nobody_knows_the_cost_of_few_are_taken_first() -> None:
+    wants = shares(Appetite(WEIGHTS, 5), ["video.edit"], Costs(), [])
+    assert [want.n for want in wants] == [2, 2, 2]
+
+
+def test_many_types_do_not_multiply_what_is_claimed_ahead() -> None:
+    costs = Costs()
+    types = [f"t{n}" for n in range(8)]
+    for type_ in types:
+        costs.learn(type_, 0.01)
+    wants = shares(Appetite(WEIGHTS, 5), types, costs, [])
+    assert sum(want.n for want in wants) * 0.01 < 6
 
 
 @given(

@@ -7,6 +7,7 @@ import json
 import time
 import uuid
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,10 @@ import pytest
 from intake.admission import new_job
 from intake.message import JobSpec, Refused, describe, parse
 from intake.problems import MOST_PROBLEMS, Code
+from storage.spaces import Space
 from tests.unit.message_types import REGISTRY, RULES, caption
+from worker.embedding import embed_job
+from worker.record import Picture
 
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 
@@ -191,6 +195,7 @@ HOSTILE: list[tuple[Any, str, Code, str, str]] = [
     (caption(max_attempts=0), "/max_attempts", Code.OUT_OF_RANGE, "is 0", "at least 1"),
     (caption(max_attempts=101), "/max_attempts", Code.OUT_OF_RANGE, "is 101", "at most 100"),
     (caption(dedupe_key=""), "/dedupe_key", Code.OUT_OF_RANGE, "0 characters", "at least 1"),
+    (caption(dedupe_key="mediamill:x"), "/dedupe_key", Code.BAD_VALUE, "of jobs that workers", "another"),
     (caption(dedupe_key="x" * 257), "/dedupe_key", Code.OUT_OF_RANGE, "257 characters", "at most 256"),
     (caption(labels={str(n): "" for n in range(33)}), "/labels", Code.OUT_OF_RANGE, "33 items", "at most 32"),
     (caption(labels={"a b": ""}), "/labels/a b", Code.BAD_VALUE, "label", "without spaces"),
@@ -314,3 +319,11 @@ def test_what_a_newer_build_may_know_is_told_from_what_nobody_knows() -> None:
     assert may_be_newer(caption(params={"beams": 4}))
     assert not may_be_newer(caption(params={"beams": 4}, priority=1000))
     assert not may_be_newer(b"[")
+
+
+def test_a_client_s_job_cannot_stand_in_for_the_one_that_embeds_a_picture() -> None:
+    record: Any = SimpleNamespace(tenant="acme", lane="upload")
+    space = Space(1, "clip", "r1", 3, "active")
+    key = embed_job(record, Picture(b"p" * 32, "s3://media/a.jpg", None, None), space).dedupe_key
+    with pytest.raises(Refused, match="of jobs that workers make"):
+        parse(json.dumps(caption(dedupe_key=key, tenant="acme")), REGISTRY, RULES)
