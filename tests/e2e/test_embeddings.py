@@ -66,7 +66,7 @@ def embeddings(stage: Stage, contents: Sequence[str], space: int = 1) -> list[di
 
 def embedders(stage: Stage, sha256: str) -> list[dict[str, Any]]:
     """The jobs that were made to embed a picture."""
-    sql = "SELECT * FROM jobs JOIN job_details USING (id) WHERE message ->> 'dedupe_key' LIKE 'image.embed:%:' || :sha"
+    sql = "SELECT * FROM jobs JOIN job_details USING (id) WHERE message ->> 'dedupe_key' LIKE 'mediamill:image.embed:%:' || :sha"
     return stage.table.rows(sql, sha=sha256)
 
 

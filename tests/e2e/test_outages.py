@@ -88,7 +88,7 @@ def test_results_in_hand_are_recorded_when_a_killed_postgres_is_back(
     settings = {"MEDIAMILL_LEASE": "20s", "MEDIAMILL_CLAIM_AHEAD_S": "6"}
     with short_leased(tmp_path, server, template, tiny_models, **settings) as mill:
         workers = crew(mill, 2)
-        ids = submitted(mill, [sleep(4)] * 100)
+        ids = submitted(mill, [sleep(4)] * 88)
         until(lambda: all(row["state"] == "running" for row in rows(mill, ids)), mill)
         lives = [life(mill, worker) for worker in workers]
         assert all(running_on(mill, id_) for id_ in lives)
@@ -106,7 +106,7 @@ def test_a_worker_that_cannot_beat_for_its_lease_ends_what_it_runs_and_starts_ov
 ) -> None:
     with short_leased(tmp_path, server, template, tiny_models) as mill:
         [worker] = crew(mill, 1)
-        ids = submitted(mill, [sleep(3600)] * 40)
+        ids = submitted(mill, [sleep(3600)] * 30)
         until(lambda: all(row["state"] == "running" for row in rows(mill, ids)), mill)
         old, executors = life(mill, worker), worker.executors()
         with away(server, mill):
