@@ -66,8 +66,8 @@ def embeddings(stage: Stage, contents: Sequence[str], space: int = 1) -> list[di
 
 def embedders(stage: Stage, sha256: str) -> list[dict[str, Any]]:
     """The jobs that were made to embed a picture."""
-    sql = "SELECT * FROM jobs JOIN job_details USING (id) WHERE message ->> 'dedupe_key' LIKE 'mediamill:image.embed:%:' || :sha"
-    return stage.table.rows(sql, sha=sha256)
+    key = "message ->> 'dedupe_key' LIKE 'mediamill:image.embed:%:' || :sha"
+    return stage.table.rows(f"SELECT * FROM jobs JOIN job_details USING (id) WHERE {key}", sha=sha256)
 
 
 def caption(uri: str, **more: Any) -> dict[str, Any]:
