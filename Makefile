@@ -24,10 +24,10 @@ test: ## set up, then lint and the whole suite, against real servers
 	@$(BOOTSTRAP) test
 	@$(MAKE) lint
 	@# The executor's tests compute, the others mostly wait for servers: side by side they take a minute less.
-	@trap 'kill %1 2>/dev/null || true' EXIT; \
-	OMP_NUM_THREADS=1 $(EXECUTOR) -m pytest -p no:cacheprovider tests/handlers >.bootstrap/handlers.log 2>&1 & \
+	@OMP_NUM_THREADS=1 $(EXECUTOR) -m pytest -p no:cacheprovider tests/handlers >.bootstrap/handlers.log 2>&1 & \
+	handlers=$$!; trap 'kill $$handlers 2>/dev/null || true' EXIT; \
 	$(BIN)/python -m pytest --ignore=tests/handlers; \
-	ended=0; wait %1 || ended=$$?; cat .bootstrap/handlers.log; exit $$ended
+	ended=0; wait $$handlers || ended=$$?; cat .bootstrap/handlers.log; exit $$ended
 
 lint: ## ruff, mypy, import contracts, lock files, generated pages
 	@$(BIN)/ruff check .
