@@ -16,7 +16,10 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from config import kafka
 from config.errors import BadSetting
+from config.kafka import KafkaSettings
+from config.lanes import Lane
 from config.sources import Given, find_file, from_environment, from_file, variable
 from config.values import (
     AbsolutePath,
@@ -31,14 +34,12 @@ from config.values import (
     Places,
     Prefix,
     Seconds,
-    Servers,
     Store,
     mask,
     show_duration,
     show_size,
 )
 
-Lane = Literal["interactive", "upload", "backfill"]
 Access = Literal["r", "w", "rw", "read", "write", "read-write"]
 _LOCAL_BUCKET = "media"
 
@@ -81,7 +82,7 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Settings(BaseModel):
+class Settings(KafkaSettings):
     """Every setting of mediamill. Durations are seconds, sizes are bytes, paths are absolute."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
@@ -90,9 +91,6 @@ class Settings(BaseModel):
     home: AbsolutePath = _derived("~/.mediamill", _default_home, "Folder of embedded data, cache, scratch and models.")
     database_url: DatabaseUrl | None = Field(
         default=None, repr=False, description="Postgres, as postgresql://user:password@host:5432/name; unset: embedded."
-    )
-    kafka_bootstrap: Servers | None = Field(
-        default=None, description="Kafka servers, as host:9092,other:9092; unset: no Kafka."
     )
     store: Store = _derived(
         "<home>/store", lambda data: data["home"] / "store", "Object store: s3, or the path of a local folder."
@@ -293,7 +291,9 @@ def show(name: str, value: object) -> str:
     """A value as it may be printed and as it could be written in the environment."""
     if value is None:
         return "(unset)"
-    metadata = str(Settings.__annotations__.get(name, ""))
+    if not Settings.model_fields[name].repr and "://" not in str(value):
+        return "***"
+    metadata = _ANNOTATIONS.get(name, "")
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float) and "Seconds" in metadata:
@@ -313,8 +313,12 @@ def _json(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else f"{value:g}"
 
 
+#: Setting -> its type as it is written.
+_ANNOTATIONS: dict[str, str] = {
+    name: str(kind) for part in (KafkaSettings, Settings) for name, kind in part.__annotations__.items()
+}
 #: Settings that are paths.
-_PATHS = tuple(name for name, kind in Settings.__annotations__.items() if kind in ("AbsolutePath", "Store"))
+_PATHS = tuple(name for name, kind in _ANNOTATIONS.items() if kind.split(" ")[0] in ("AbsolutePath", "Store"))
 
 
 def _lines(error: ErrorDetails, values: Mapping[str, Given]) -> Iterator[str]:
@@ -348,6 +352,7 @@ def _place(name: str, values: Mapping[str, Given]) -> str:
 
 def _conflicts(settings: Settings) -> Iterator[tuple[str, str]]:
     """What is wrong with settings that are each right alone: the setting, and a sentence about it."""
+    yield from kafka.conflicts(settings)
     if settings.beat >= settings.lease / 3:
         lease = show_duration(settings.lease)
         yield "beat", f"should be less than a third of the lease ({lease}): a lost beat must cost no worker its jobs"

@@ -156,6 +156,13 @@ def _servers(value: str) -> str:
     return value
 
 
+def _topic(value: str) -> str:
+    # 200: prefixes get an ending; Kafka's own limit is 249.
+    if not re.fullmatch(r"[a-zA-Z0-9._-]{1,200}", value) or value in (".", ".."):
+        raise ValueError("is not the name of a topic; write letters, digits, dots, dashes and underscores")
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_custom(duration), json_schema_input_type=str)]
 Bytes = Annotated[int, BeforeValidator(_custom(size), json_schema_input_type=str), Field(gt=0)]
 AbsolutePath = Annotated[Path, BeforeValidator(_custom(_path))]
@@ -167,6 +174,7 @@ Bind = Annotated[str, AfterValidator(_custom(_bind))]
 Device = Annotated[str, AfterValidator(_custom(_device))]
 Prefix = Annotated[str, AfterValidator(_custom(_prefix))]
 Servers = Annotated[str, AfterValidator(_custom(_servers))]
+TopicName = Annotated[str, AfterValidator(_custom(_topic))]
 Places = BeforeValidator(_custom(_places), json_schema_input_type=str)
 Place = Annotated[str, AfterValidator(_custom(_place))]
 BucketName = Annotated[str, Field(pattern=f"^{_BUCKET}$")]

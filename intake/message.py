@@ -15,12 +15,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from config.lanes import Lane
 from config.settings import Settings
 from handlers.declaration import Params
 from handlers.registry import AnyHandler, Registry
 from intake.decoding import decode, unstorable
 from intake.explain import problems_of
-from intake.fields import Lane, Message
+from intake.fields import Message
 from intake.problems import Code, Problem, Refused, describe, nearest, shorten
 from intake.references import InputsCheck, Normal, bad_uri, shapes
 from storage.objects.rules import Access, BucketRules

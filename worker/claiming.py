@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from config.settings import Lane
+from config.lanes import Lane
 from storage.claim import ClaimedJob, Want, WorkerRetired, claim
 from storage.database import Database, DatabaseError, Unreachable
 from storage.settle import Ending, Rules, Settlement, settle

@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-#: What goes on in a rhythm: the event loop turns, claims are answered.
-Pulse = Literal["loop", "claim"]
+#: What goes on in a rhythm: the event loop turns, claims are answered, the threads of ingest and relay turn.
+Pulse = Literal["loop", "claim", "ingest", "relay"]
 #: What is in some state.
-Part = Literal["database", "store", "executor", "lease", "draining", "sandbox", "checkpoints", "disk"]
+Part = Literal[
+    "database", "store", "executor", "lease", "draining", "sandbox", "checkpoints", "disk", "kafka", "outbox"
+]  # fmt: skip
+    "database", "store", "executor", "lease", "draining", "sandbox", "checkpoints", "disk", "kafka", "outbox"
+]
 
 
 class Effect(StrEnum):
@@ -39,8 +43,19 @@ EFFECTS: dict[Part, Effect] = {
     "lease": Effect.NOT_READY,
     "disk": Effect.NOT_READY,
     "draining": Effect.NOT_READY,
+    # No jobs come in, or no news of them goes out; those in Postgres go on.
+    "kafka": Effect.NOT_READY,
+    "outbox": Effect.NOT_READY,
     "sandbox": Effect.WARNING,
     "checkpoints": Effect.WARNING,
+}
+
+#: What it means that there was no sign.
+STALLED: dict[Pulse, str] = {
+    "loop": "the event loop has not turned",
+    "claim": "claiming has stalled: no claim was answered",
+    "ingest": "ingest has stalled: its thread has not turned",
+    "relay": "the relay has stalled: its thread has not turned",
 }
 
 
@@ -153,10 +168,10 @@ class Health:
         ready_s, restart_s = self._limits.of(pulse)
         if age <= ready_s:
             return Check(pulse, True, "as it should be", age, Effect.NOT_READY)
-        stalled = {"loop": "the event loop has not turned", "claim": "claiming has stalled: no claim was answered"}
-        helps = age > restart_s and (pulse == "loop" or database_ok)
+        # Only claims wait for the database without a sign: a restart would not bring it back.
+        helps = age > restart_s and (pulse != "claim" or database_ok)
         return Check(
-            pulse, False, f"{stalled[pulse]} for {age:.0f} s", age, Effect.RESTART if helps else Effect.NOT_READY
+            pulse, False, f"{STALLED[pulse]} for {age:.0f} s", age, Effect.RESTART if helps else Effect.NOT_READY
         )
 
 

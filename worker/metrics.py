@@ -26,9 +26,24 @@ CounterName = Literal[
     "cache_misses_total",
     "database_errors_total",
     "store_errors_total",
+    "ingest_messages_total",
+    "ingest_lost_messages_total",
+    "ingest_errors_total",
+    "ingest_rebuilds_total",
+    "outbox_events_total",
 ]
 HistogramName = Literal["queue_seconds", "stage_seconds", "record_batch_size"]
-GaugeName = Literal["build_info", "jobs_in_hand", "beat_age_seconds"]
+GaugeName = Literal[
+    "build_info",
+    "jobs_in_hand",
+    "beat_age_seconds",
+    "ingest_lag_messages",
+    "ingest_paused",
+    "ingest_lost_ranges",
+    "outbox_waiting",
+    "outbox_dead",
+    "outbox_oldest_seconds",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +77,15 @@ COUNTERS: Final[Mapping[CounterName, Declared]] = {
     "store_errors_total": Declared(
         "Requests that the object store could not answer, by what they were for.", ("what",)
     ),
+    "ingest_messages_total": Declared(
+        "Messages read from Kafka, by what became of them: job, duplicate, deduplicated, rejected.", ("lane", "outcome")
+    ),
+    "ingest_lost_messages_total": Declared("Messages that expired in Kafka before they were read.", ("lane",)),
+    "ingest_errors_total": Declared("Turns of ingest that failed, by whose fault: kafka, database, store.", ("what",)),
+    "ingest_rebuilds_total": Declared("Consumers that had to be made anew, by why: stuck, error.", ("reason",)),
+    "outbox_events_total": Declared(
+        "Events handed to their destination, by what became of them: delivered, refused, dead.", ("kind", "outcome")
+    ),
 }
 HISTOGRAMS: Final[Mapping[HistogramName, Declared]] = {
     "queue_seconds": Declared("From when a job could run to its claim.", ("type", "lane"), _QUEUE_SECONDS),
@@ -72,6 +96,12 @@ GAUGES: Final[Mapping[GaugeName, Declared]] = {
     "build_info": Declared("1, with what is running.", ("version",)),
     "jobs_in_hand": Declared("Attempts under way."),
     "beat_age_seconds": Declared("Since the last beat that the database confirmed."),
+    "ingest_lag_messages": Declared("Messages of this process's partitions that are not read yet.", ("lane",)),
+    "ingest_paused": Declared("1 while a lane is not read: it is at its cap, or a batch is held.", ("lane", "why")),
+    "ingest_lost_ranges": Declared("Lost ranges of messages that nobody has acknowledged yet."),
+    "outbox_waiting": Declared("Events that wait for their delivery."),
+    "outbox_dead": Declared("Events that cannot be delivered, until somebody retries them."),
+    "outbox_oldest_seconds": Declared("Age of the oldest event that waits."),
 }
 PREFIX = "mediamill"
 

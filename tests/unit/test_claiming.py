@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.settings import Lane
+from config.lanes import Lane
 from handlers.protocol import Ready
 from handlers.registry import Registry
 from worker.backoff import Backoff
