@@ -19,8 +19,6 @@ Pulse = Literal["loop", "claim", "ingest", "relay"]
 #: What is in some state.
 Part = Literal[
     "database", "store", "executor", "lease", "draining", "sandbox", "checkpoints", "disk", "kafka", "outbox"
-]  # fmt: skip
-    "database", "store", "executor", "lease", "draining", "sandbox", "checkpoints", "disk", "kafka", "outbox"
 ]
 
 
