@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lock soak setup clean
+.PHONY: help demo test lint format lock soak bench setup clean
 
 BOOTSTRAP := python3 -m deploy.bootstrap
 BIN := .venv/bin
@@ -49,8 +49,13 @@ soak: ## the long chaos run: make soak JOBS=20000 SEED=1 MINUTES=10
 	@$(BOOTSTRAP) test
 	@$(BIN)/python -m tests.chaos.soak --jobs $(JOBS) --seed $(SEED) --minutes $(MINUTES)
 
+bench: ## one worker's overhead beside procrastinate's, directly and through Kafka, into bench/results/
+	@$(BOOTSTRAP) bench
+	@$(BIN)/python -m bench.overhead --results bench/results
+	@$(BIN)/python -m bench.overhead --through kafka --results bench/results
+
 setup: ## only the set-up, for everything
 	@$(BOOTSTRAP) test
 
 clean: ## remove what the set-up and the tools have made
-	rm -rf .venv .venv-executor .tools .servers .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-executor .venv-bench .tools .servers .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

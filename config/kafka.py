@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from config.lanes import LANES, Lane
 from config.values import AbsolutePath, Bytes, HttpUrl, Json, Seconds, Servers, TopicName
@@ -13,6 +13,9 @@ from config.values import AbsolutePath, Bytes, HttpUrl, Json, Seconds, Servers, 
 
 class KafkaSettings(BaseModel):
     """Everything that is about Kafka; part of `Settings`."""
+
+    # Only `Settings` is validated, and when it is.
+    model_config = ConfigDict(defer_build=True)
 
     kafka_bootstrap: Servers | None = Field(
         default=None, description="Kafka servers, as host:9092,other:9092; unset: no Kafka."

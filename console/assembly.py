@@ -22,8 +22,8 @@ from worker.sandbox import SandboxMode, SandboxUnavailable, probe
 _ASKING_TAKES_AT_MOST_S = 120
 
 
-def worker_parts(deployment: Deployment) -> Parts:
-    """Everything that a worker works with, made and checked; closed with the deployment.
+def worker_parts(deployment: Deployment, health: Health, metrics: Metrics) -> Parts:
+    """Everything that runs jobs, made and checked; closed with the deployment.
 
     Raises CommandFailed where checkpoints are missing or the host allows less confinement than is required, and what
     the deployment's parts raise.
@@ -44,8 +44,8 @@ def worker_parts(deployment: Deployment) -> Parts:
         reader=ObjectReader(deployment.store, cache),
         registry=deployment.registry,
         sandbox=sandbox,
-        metrics=Metrics(),
-        health=Health(),
+        metrics=metrics,
+        health=health,
         build=version("mediamill"),
         environ=dict(os.environ),
         checkpoints={spec.name: spec for spec in checkpoints},

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from config.catalogue import Catalogue
     from handlers.registry import Registry
+    from intake.kafka.options import KafkaOptions
+    from intake.kafka.publisher import Publisher
     from intake.message import Rules
     from storage import settle
     from storage.database import Database
@@ -58,11 +60,19 @@ class Deployment:
     @cached_property
     def bare_database(self) -> Database:
         """The database, whatever its schema is."""
+        return self._pool(self.settings.database_connections)
+
+    def own_database(self, connections: int) -> Database:
+        """A pool of its own for a thread that works beside the others, and must not take their connections."""
+        _ = self.database  # its schema is looked at once
+        return self._pool(connections)
+
+    def _pool(self, connections: int) -> Database:
         from storage.database import Database
 
         database = Database(
             self.database_url,
-            pool=self.settings.database_connections,
+            pool=connections,
             connect_timeout_s=int(self.settings.database_connect_s),
             statement_timeout_s=self.settings.database_statement_s,
         )
@@ -88,6 +98,21 @@ class Deployment:
                     raise
                 schema.migrate(self.bare_database)
         return self.bare_database
+
+    @cached_property
+    def kafka(self) -> KafkaOptions | None:
+        """How Kafka is spoken to; None: there is none in this deployment."""
+        from intake.kafka.options import KafkaOptions
+
+        return KafkaOptions.of(self.settings)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """For the thread of the command; only where there is Kafka."""
+        from intake.kafka.publisher import Publisher
+
+        assert self.kafka is not None
+        return self._open.enter_context(Publisher(self.kafka))
 
     @cached_property
     def registry(self) -> Registry:

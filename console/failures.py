@@ -80,12 +80,15 @@ def _settings(error: BaseException) -> Report | None:
 
 
 def _services(error: BaseException) -> Report | None:
+    from intake.kafka.errors import BadTopic, KafkaTrouble
     from storage.database import DatabaseError, DataError, LockTimeout
     from storage.embedded import EmbeddedError
     from storage.schema import SchemaMismatch
 
     if isinstance(error, EmbeddedError | SchemaMismatch):
         return Report(Exit.UNREACHABLE, [str(error)])
+    if isinstance(error, KafkaTrouble):
+        return Report(Exit.REFUSED if isinstance(error, BadTopic) else Exit.UNREACHABLE, [str(error)])
     if isinstance(error, LockTimeout):
         line = f"Postgres: a lock was not to be had in time, nothing was changed: {_first(error)}"
         return Report(Exit.UNREACHABLE, [line])

@@ -68,8 +68,10 @@ def configure(settings: Settings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     # Of libraries only what somebody should act on: boto3 tells of every request at INFO.
-    for name in ("boto3", "botocore", "s3transfer", "urllib3", "alembic", "kafka", "huggingface_hub", "filelock"):
+    for name in ("boto3", "botocore", "s3transfer", "urllib3", "alembic", "huggingface_hub", "filelock"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    # It tells of each attempt to find a broker, many a second; what is to be known of that, ingest and the relay say.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),

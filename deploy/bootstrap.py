@@ -1,9 +1,9 @@
-"""Set up a working copy: `python3 -m deploy.bootstrap demo`, or `test` for the tests' tools as well.
+"""Set up a working copy: `python3 -m deploy.bootstrap demo`, `test` for the tests' tools, `bench` for a peer as well.
 
 Each step is keyed by a digest of its inputs; its stamp is written only after it has succeeded. So a second run does
 nothing, a run after an interruption goes on where the other stopped, and a changed lock file redoes what depends on it.
-A file lock lets two at once follow each other. Everything lands in this folder (.venv, .venv-executor, .tools,
-.servers, .bootstrap) except what only the system's package manager can install.
+A file lock lets two at once follow each other. Everything lands in this folder (.venv*, .tools, .servers,
+.bootstrap) except what only the system's package manager can install.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def set_up(root: Path, stage: str) -> None:
     python = host.find_python()
     with only_one(root) as lock:
         setup = Setup(root, python, lock)
-        test = stage == "test"
+        test = stage in ("test", "bench")
         setup.system([host.FFMPEG, host.FONTS, host.BUBBLEWRAP], required=False)
         if test:
             setup.system([host.JAVA], required=True)
@@ -261,11 +261,13 @@ def set_up(root: Path, stage: str) -> None:
         setup.environment(".venv-executor", executor, project=False, size="5.4 GB, torch and all")
         if test:
             setup.jars()
+        if stage == "bench":
+            setup.environment(".venv-bench", ["bench"], project=False, size="25 MB, the peer")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="deploy.bootstrap", description="Set up this working copy.")
-    parser.add_argument("stage", choices=["demo", "test"])
+    parser.add_argument("stage", choices=["demo", "test", "bench"])
     stage = parser.parse_args(arguments).stage
     try:
         set_up(ROOT, stage)

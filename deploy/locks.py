@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements"
-LAYERS = ("uv", "build", "courier", "dev", "executor", "executor-test")  # a layer comes after those that constrain it
+# A layer comes after those that constrain it.
+LAYERS = ("uv", "build", "courier", "dev", "executor", "executor-test", "bench")
 
 
 def sources(folder: Path, layer: str) -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from handlers.declaration import Handler
@@ -45,6 +44,8 @@ class Registry:
     def load(cls, *, test_types: bool = False) -> Registry:
         """All handlers that are installed; `test.*` types only when asked for."""
         names = _BUILT_IN + (_FOR_TESTS if test_types else ())
+        from importlib.metadata import entry_points  # a lot to import, for what a query's one type does without
+
         outside = [point.load() for point in entry_points(group=ENTRY_POINT_GROUP)]
         return cls([_import(name) for name in names] + outside)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -71,6 +71,13 @@ class Problem:
     def as_json(self) -> dict[str, str]:
         """As it stands in `rejected_messages.error` and in answers over HTTP."""
         return asdict(self) | {"code": self.code.value}
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, str]) -> Problem:
+        """What `as_json` has written; a code that only another build knows counts as a bad value."""
+        known = {code.value for code in Code}
+        code = Code(said["code"]) if said["code"] in known else Code.BAD_VALUE
+        return cls(said["pointer"], code, said["message"], said["fix"])
 
 
 class Refused(Exception):

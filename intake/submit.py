@@ -51,7 +51,7 @@ def submit_specs(database: Database, specs: Sequence[JobSpec]) -> list[Submitted
     Raises DataError where Postgres refuses a value: the batches before are stored.
     """
     jobs = iter([new_job(spec, spec.id or new_id()) for spec in specs])
-    return [answer for batch in _batches(jobs, BATCH) for answer in submit(database, batch)]
+    return [answer for batch in batches(jobs, BATCH) for answer in submit(database, batch)]
 
 
 def submit_lines(
@@ -61,7 +61,7 @@ def submit_lines(
 
     A message that Postgres refuses is found by bisection and costs no other its place.
     """
-    for numbered in _batches(iter(lines), batch):
+    for numbered in batches(iter(lines), batch):
         jobs = [
             (line, spec, new_job(spec, spec.id or new_id())) for line, spec in numbered if not isinstance(spec, Refused)
         ]
@@ -90,6 +90,7 @@ def _store(database: Database, jobs: Sequence[NewJob]) -> list[Submitted | DataE
     return bisected(jobs, partial(submit, database))
 
 
-def _batches(items: Iterator[T], most: int) -> Iterator[list[T]]:
+def batches(items: Iterator[T], most: int) -> Iterator[list[T]]:
+    """Lists of at most `most` items."""
     while batch := list(islice(items, most)):
         yield batch

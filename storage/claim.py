@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, text
-
 from storage.database import rows_json
+from storage.sql import Connection, text
 
 
 class WorkerRetired(Exception):
@@ -89,7 +88,8 @@ CLAIM = text("""
     ),
     claimed AS (
         UPDATE jobs j SET state = 'running', attempt = attempt + 1, worker_id = :worker, claimed_at = clock_timestamp()
-        FROM picked WHERE j.id = picked.id AND j.state = 'queued'
+        -- By id alone: they are locked, and with the state too the planner may read all that is queued.
+        FROM picked WHERE j.id = picked.id
         RETURNING j.*
     ),
     events AS (
@@ -156,16 +156,16 @@ def claim(
 
 # Primary key. Fenced; committed before the job starts alone, so that a death after it is counted as its own.
 MARK_ALONE = text("""
-    UPDATE jobs SET alone = :alone
+    UPDATE jobs SET alone = true
     WHERE id = :id AND attempt = :attempt AND worker_id = :worker AND state = 'running'
-    RETURNING cancel_requested
+    RETURNING id
 """)
 
 
-def mark_alone(connection: Connection, fence: Fence, alone: bool = True) -> bool:
-    """Marks that the job runs with no other beside it, or does so no more. False when the fence no longer holds."""
+def mark_alone(connection: Connection, fence: Fence) -> bool:
+    """Marks that the job has its worker for itself, until its attempt is settled. False when the fence is lost."""
     marked = connection.execute(
-        MARK_ALONE, {"id": fence.id, "attempt": fence.attempt, "worker": fence.worker_id, "alone": alone}
+        MARK_ALONE, {"id": fence.id, "attempt": fence.attempt, "worker": fence.worker_id}
     ).first()
     return marked is not None
 

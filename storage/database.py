@@ -7,17 +7,18 @@ by `jsonb_to_recordset`: one statement for many jobs.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import psycopg2
-import psycopg2.extensions
 from psycopg2 import errors as pg
-from sqlalchemy import Connection as Connection  # for those who take part in a transaction
-from sqlalchemy import create_engine, event
-from sqlalchemy.exc import DBAPIError, DisconnectionError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from psycopg2 import extras
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+from psycopg2.extensions import connection as Driver  # noqa: N812 a class, whatever its name
+
+from storage.sql import Connection as Connection  # for those who take part in a transaction
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -50,9 +51,10 @@ class LockTimeout(DatabaseError):
 class Database:
     """A pool of connections to one Postgres.
 
-    `url` is a libpq URL. `pool` connections at most; a thread that wants one more waits. `statement_timeout_s` bounds
-    every statement, so that a stuck server shows as an error and not as a hung worker; `idle_timeout_s` every pause
-    within a transaction: a process that is stopped there keeps its connection, and its locks would stop the others.
+    `url` is a libpq URL. `pool` connections at most; a thread that wants one more waits `pool_timeout_s` at most.
+    `statement_timeout_s` bounds every statement, so that a stuck server shows as an error and not as a hung worker;
+    `idle_timeout_s` every pause within a transaction: a process that is stopped there keeps its connection, and its
+    locks would stop the others.
     """
 
     def __init__(
@@ -63,37 +65,37 @@ class Database:
         connect_timeout_s: int = 5,
         statement_timeout_s: float = 60,
         idle_timeout_s: float = 10,
+        pool_timeout_s: float = 30,
     ) -> None:
         self.url = url
-        self._engine = create_engine(
-            "postgresql+psycopg2://",
-            # libpq reads the URL, so that everything it knows (sockets, several hosts, sslmode) works.
-            creator=lambda: psycopg2.connect(
-                url,
-                connect_timeout=connect_timeout_s,
-                application_name="mediamill",
-                # Notices a dead peer in seconds, where TCP alone takes many minutes.
-                keepalives_idle=5,
-                keepalives_interval=2,
-                keepalives_count=3,
-                tcp_user_timeout=10_000,
-            ),
-            pool_size=pool,
-            max_overflow=0,
-            pool_timeout=30,
-            pool_use_lifo=True,
-        )
-        timeout_ms, idle_ms = int(statement_timeout_s * 1000), int(idle_timeout_s * 1000)
+        self._connect_timeout_s = connect_timeout_s
+        self._limits = f"""
+            SET statement_timeout = {int(statement_timeout_s * 1000)};
+            SET idle_in_transaction_session_timeout = {int(idle_timeout_s * 1000)};
+            SET timezone = 'UTC';
+            SET jit = off
+        """
+        self._pool = _Pool(self.connect, pool, patience_s=pool_timeout_s)
 
-        @event.listens_for(self._engine, "connect")
-        def prepare(connection: psycopg2.extensions.connection, _record: object) -> None:
-            # SET and not a start-up option: transaction poolers refuse those.
-            with connection.cursor() as cursor:
-                cursor.execute(f"SET statement_timeout = {timeout_ms}")
-                cursor.execute(f"SET idle_in_transaction_session_timeout = {idle_ms}")
-                cursor.execute("SET timezone = 'UTC'")
-                cursor.execute("SET jit = off")
-            connection.commit()
+    def connect(self) -> Driver:
+        """A connection outside of the pool, with the same limits. Raises psycopg2.Error."""
+        driver = psycopg2.connect(
+            self.url,  # libpq reads it, so that everything it knows (sockets, several hosts, sslmode) works
+            connect_timeout=self._connect_timeout_s,
+            application_name="mediamill",
+            # Notices a dead peer in seconds, where TCP alone takes many minutes.
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=10_000,
+        )
+        driver.autocommit = True
+        extras.register_uuid(None, driver)  # type: ignore[no-untyped-call]
+        # SET and not a start-up option: transaction poolers refuse those. All in one round trip.
+        with driver.cursor() as cursor:
+            cursor.execute(self._limits)
+        driver.autocommit = False
+        return driver
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -101,20 +103,24 @@ class Database:
 
         Raises one of the classes above instead of the driver's errors.
         """
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except (DBAPIError, DisconnectionError, PoolTimeout) as error:
-            raise _sorted(error) from error
+        with self._driver() as driver:
+            yield Connection(driver)
+            driver.commit()
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """A connection outside of transactions, for what cannot run inside one (`CREATE INDEX CONCURRENTLY`)."""
-        try:
-            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                yield connection
-        except (DBAPIError, DisconnectionError, PoolTimeout) as error:
-            raise _sorted(error) from error
+        with self._driver() as driver:
+            driver.autocommit = True
+            yield Connection(driver)
+
+    @contextmanager
+    def _driver(self) -> Iterator[Driver]:
+        with self._pool.connection() as driver:
+            try:
+                yield driver
+            except psycopg2.Error as error:
+                raise sorted_out(error, lost=bool(driver.closed)) from error
 
     def retrying(
         self,
@@ -135,32 +141,94 @@ class Database:
 
     def close(self) -> None:
         """Closes idle connections; those in use are closed when they are given back."""
-        self._engine.dispose()
+        self._pool.clear()
+
+
+class _Pool:
+    """Connections that are used again, the last one first: no more are made than were needed at a time."""
+
+    def __init__(self, connect: Callable[[], Driver], most: int, *, patience_s: float) -> None:
+        self._connect = connect
+        self._most = most
+        self._patience_s = patience_s
+        self._places = threading.BoundedSemaphore(most)
+        self._lock = threading.Lock()
+        self._idle: list[Driver] = []
+        self._cleared = 0
+
+    @contextmanager
+    def connection(self) -> Iterator[Driver]:
+        """One for the caller alone; what it has left undone at the end is rolled back. Raises Unreachable."""
+        if not self._places.acquire(timeout=self._patience_s):
+            raise Unreachable(f"all {self._most} connections were in use for {self._patience_s:g} s")
+        try:
+            with self._lock:
+                driver, cleared = self._idle.pop() if self._idle else None, self._cleared
+            try:
+                driver = driver or self._connect()
+            except psycopg2.Error as error:
+                raise sorted_out(error) from error
+            try:
+                yield driver
+            finally:
+                self._give_back(driver, cleared)
+        finally:
+            self._places.release()
+
+    def _give_back(self, driver: Driver, cleared: int) -> None:
+        if not _is_clean(driver):
+            # Whatever ended it has most likely ended the idle ones too: one error tells of it, not one for each.
+            self.clear()
+        with self._lock:
+            if cleared == self._cleared:
+                self._idle.append(driver)
+                return
+        _close(driver)
+
+    def clear(self) -> None:
+        """Closes the idle ones, and those in use when they are given back."""
+        with self._lock:
+            self._cleared += 1
+            idle, self._idle = self._idle, []
+        for driver in idle:
+            _close(driver)
+
+
+def _is_clean(driver: Driver) -> bool:
+    """Whether it can be used again; rolls back what is open."""
+    with suppress(psycopg2.Error):
+        driver.rollback()
+        driver.autocommit = False
+        return not driver.closed and driver.info.transaction_status == TRANSACTION_STATUS_IDLE
+    return False
+
+
+def _close(driver: Driver) -> None:
+    with suppress(psycopg2.Error):
+        driver.close()
 
 
 #: The server takes no writes (a standby, or a primary that is handed over); it ended a session that stood still.
 AWAY = ("25006", "25P03")
 
 
-def _sorted(error: DBAPIError | DisconnectionError | PoolTimeout) -> Exception:
-    if not isinstance(error, DBAPIError):
-        return Unreachable(str(error))
-    original = error.orig
-    code = getattr(original, "pgcode", None) or ""
-    message = str(original).strip()
-    if isinstance(original, pg.QueryCanceled):
+def sorted_out(error: psycopg2.Error, *, lost: bool = False) -> Exception:
+    """One of the classes above for an error of the driver, itself where it is a defect of ours.
+
+    `lost` says that it was the connection's end.
+    """
+    code, message = error.pgcode or "", str(error).strip()
+    if isinstance(error, pg.QueryCanceled):
         return TooSlow(f"the statement took longer than its limit: {message}")
-    if isinstance(original, pg.LockNotAvailable):
+    if isinstance(error, pg.LockNotAvailable):
         return LockTimeout(message)
     if code in ("40P01", "40001"):
         return Conflict(message)
-    if code.startswith(("22", "23", "54")):
+    if code.startswith(("22", "23", "54")) or (not code and isinstance(error, psycopg2.DataError)):
         return DataError(message)
-    if error.connection_invalidated or not code or code in AWAY or code.startswith(("08", "57", "53")):
+    if lost or not code or code in AWAY or code.startswith(("08", "57", "53")):
         # No SQLSTATE: the connection was lost before the server could answer.
         # 57: the server shuts down or starts up; 53: it is out of connections, memory or disk.
-        if isinstance(original, psycopg2.DataError | ValueError):
-            return DataError(message)
         return Unreachable(message)
     return error
 

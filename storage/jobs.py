@@ -9,9 +9,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, text
-
 from storage.settle import Ending, Rules, Settlement, settle
+from storage.sql import Connection, text
 from storage.submit import NEW_JOBS_CHANNEL
 from storage.workers import CANCEL_CHANNEL
 

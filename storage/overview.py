@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, text
-
 from storage.jobs import counts
+from storage.sql import Connection, text
 
 # The partial index jobs_queued holds what is queued and no more.
 QUEUE = text("SELECT lane, type, runnable, oldest FROM ops.queue ORDER BY lane, type")
@@ -19,12 +18,6 @@ WORKERS = text("""
     SELECT id, host, pid, build, devices, doing, started_at, beat_at, retired_at, retired_why,
            extract(epoch FROM now() - beat_at)::float AS beat_age_s
     FROM ops.workers WHERE retired_at IS NULL ORDER BY host, started_at, id
-""")
-
-# workers_live. For showing only: whether a worker is dead is decided by reapers, on clocks of their own.
-LIVE = text("""
-    SELECT count(*) FROM workers
-    WHERE retired_at IS NULL AND beat_at > now() - make_interval(secs => :lease_s)
 """)
 
 
@@ -49,11 +42,6 @@ def overview(connection: Connection) -> Overview:
         queue=[dict(row) for row in connection.execute(QUEUE).mappings()],
         workers=[dict(row) for row in connection.execute(WORKERS).mappings()],
     )
-
-
-def live_workers(connection: Connection, *, lease_s: float) -> int:
-    """How many workers have beaten within the lease."""
-    return int(connection.scalar(LIVE, {"lease_s": lease_s}) or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, text
-
 from storage.database import Database
+from storage.sql import Connection, text
 
 TABLES = {"jobs": "id", "job_details": "id", "job_events": "id", "job_inputs": "job_id"}
 MONTHS_AHEAD = 3
@@ -105,7 +104,7 @@ def drop_expired(
                 "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
                 " WHERE i.inhparent = 'jobs'::regclass AND c.relname ~ '^jobs_[0-9]{6}$' ORDER BY 1"
             )
-        ).all()
+        )
     dropped: list[str] = []
     for suffix in (name.removeprefix("jobs_") for name in names):
         if Month(int(suffix[:4]), int(suffix[4:])) >= oldest:

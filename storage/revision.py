@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from sqlalchemy import text
-
 from storage.database import Database
+from storage.sql import Connection, text
 
 
 def newest() -> str:
@@ -15,9 +14,15 @@ def newest() -> str:
     return max(names)[1:5]
 
 
+def current(connection: Connection) -> str | None:
+    """The revision that the database is at; None for an empty one."""
+    if not connection.scalar(text("SELECT to_regclass('schema_version')")):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM schema_version"))
+    return revision
+
+
 def is_current(database: Database) -> bool:
     """Whether the database is exactly at the newest revision; if not, `storage.schema` says what that means."""
     with database.transaction() as connection:
-        if not connection.scalar(text("SELECT to_regclass('schema_version')")):
-            return False
-        return bool(connection.scalar(text("SELECT version_num FROM schema_version")) == newest())
+        return current(connection) == newest()

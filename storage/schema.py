@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg2
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy.exc import DBAPIError
 
 import migrations
-from storage.database import Database
+from storage.database import Database, sorted_out
 from storage.partitions import ensure_partitions
+from storage.revision import current as current
 
 #: Two migrations at once would race for the same names; one number for all of mediamill.
 ADVISORY_LOCK = 0x6D65_6469_616D_696C
@@ -39,10 +44,19 @@ def head() -> str:
     return revision
 
 
-def current(connection: Connection) -> str | None:
-    """The revision that the database is at; None for an empty one."""
-    context = MigrationContext.configure(connection, opts={"version_table": "schema_version"})
-    return context.get_current_revision()
+@contextmanager
+def _transaction(database: Database) -> Iterator[Connection]:
+    """A transaction as Alembic wants it, with SQLAlchemy's connection. Raises what Database's own raise."""
+    engine = create_engine("postgresql+psycopg2://", creator=database.connect, poolclass=NullPool)
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except psycopg2.Error as error:  # as it comes from `creator`
+        raise sorted_out(error) from error
+    except DBAPIError as error:
+        if not isinstance(error.orig, psycopg2.Error):
+            raise
+        raise sorted_out(error.orig, lost=error.connection_invalidated) from error
 
 
 def migrate(database: Database, revision: str = "head") -> None:
@@ -51,10 +65,10 @@ def migrate(database: Database, revision: str = "head") -> None:
     Raises LockTimeout when another transaction holds a table for longer than the lock timeout, and SchemaMismatch for
     a revision that this build does not know, asked for or found: nothing has changed then.
     """
-    with database.transaction() as connection:
+    with _transaction(database) as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-        at, config = current(connection), _config(connection)
+        at, config = _at(connection), _config(connection)
         _check_known(at, revision)
         _check_extension(connection)
         if revision == "base" or (at is not None and revision not in ("head", at) and revision < at):
@@ -63,6 +77,10 @@ def migrate(database: Database, revision: str = "head") -> None:
             command.upgrade(config, revision)
     if revision != "base":
         ensure_partitions(database)
+
+
+def _at(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection, opts={"version_table": "schema_version"}).get_current_revision()
 
 
 def _check_known(at: str | None, wanted: str) -> None:

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, text
-
 from storage.query import BadQuery, Wording, check_text, read_wording
 from storage.search_sql import MARK_END, MARK_START, Parts, statement
+from storage.sql import Connection, Row, text
 
 VectorOf = Literal["text", "picture"]
 #: What a hit was found by: its picture, a frame of its video, or a kind of text.
@@ -296,7 +295,7 @@ def _unit(vector: str, dimension: int) -> str:
     return f"[{','.join(repr(number / length) for number in numbers)}]"
 
 
-def _hit(row: Row[Any], wording: Wording) -> Hit:
+def _hit(row: Row, wording: Wording) -> Hit:
     why = list[Why]()
     if row.distance is not None:
         by: By = "frame" if row.vector_kind == "frame" else "picture"

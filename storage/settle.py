@@ -13,12 +13,12 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, text
-
 from config.settings import Settings
 from storage.claim import Fence
 from storage.database import DataError, rows_json
+from storage.destinations import DEAD_LETTER, WEBHOOK
 from storage.segment import searchable
+from storage.sql import Connection, text
 
 #: Characters of JSON that one statement may carry. Postgres refuses a literal of 512 MiB, and a message of 1 GiB by
 #: closing the connection, which would look like an outage, for ever.
@@ -180,7 +180,7 @@ SETTLE = text(f"""
             derivation_key = coalesce(decode(t.derivation_key, 'hex'), j.derivation_key),
             finished_at = CASE WHEN t.next_state = 'queued' THEN NULL ELSE clock_timestamp() END
         FROM told t WHERE j.id = t.id
-        RETURNING j.id
+        RETURNING j.id, t.next_state
     ),
     details AS (
         UPDATE job_details d SET
@@ -188,7 +188,8 @@ SETTLE = text(f"""
             error = t.final_error,
             timings = coalesce(t.timings, d.timings)
         FROM told t WHERE d.id = t.id
-        RETURNING d.id, d.message, d.labels
+        -- All that the outbox needs: the planner takes `told` for one row, so that a join would be a loop in a loop.
+        RETURNING t.*, d.message, d.labels, d.trace
     ),
     events AS (
         INSERT INTO job_events (id, kind, state, attempt, worker_id, data)
@@ -220,16 +221,15 @@ SETTLE = text(f"""
         ON CONFLICT (job_id, attempt) DO NOTHING
     ),
     a AS MATERIALIZED (
-        SELECT a.* FROM jsonb_to_recordset(CAST(:artifacts AS jsonb)) AS a(
+        SELECT a.*, t.attempt FROM jsonb_to_recordset(CAST(:artifacts AS jsonb)) AS a(
             job_id uuid, role text, name text, bucket text, key text, version_id text, etag text, media_type text,
             size bigint, content text)
         JOIN told t ON t.id = a.job_id AND t.next_state = 'succeeded'
     ),
     artifacts_ AS (
         INSERT INTO artifacts (job_id, role, name, attempt, bucket, key, version_id, etag, media_type, size, content)
-        SELECT a.job_id, a.role, a.name, t.attempt, a.bucket, a.key, a.version_id, a.etag, a.media_type, a.size,
-               decode(a.content, 'hex')
-        FROM a JOIN told t ON t.id = a.job_id
+        SELECT job_id, role, name, attempt, bucket, key, version_id, etag, media_type, size, decode(content, 'hex')
+        FROM a
     ),
     c AS (
         SELECT content, max(size) AS size, max(mime) AS mime, (max(probe::text))::jsonb AS probe FROM (
@@ -267,32 +267,34 @@ SETTLE = text(f"""
         ON CONFLICT (content, space, kind, t0, t1) DO NOTHING
     ),
     outgoing AS (
-        SELECT t.id, t.attempt, 'mediamill.job.' || t.next_state AS kind, to_.name, to_.target
-        FROM told t
-        JOIN details d ON d.id = t.id
+        SELECT d.*, 'mediamill.job.' || d.next_state AS kind, to_.name, to_.target
+        FROM details d
         CROSS JOIN LATERAL (
-            SELECT name, target FROM destinations WHERE enabled
+            SELECT name, target FROM destinations WHERE enabled AND name <> '{DEAD_LETTER}'
             UNION ALL
-            SELECT 'webhook', d.message ->> 'callback' WHERE d.message ->> 'callback' IS NOT NULL
+            SELECT '{WEBHOOK}', d.message ->> 'callback' WHERE d.message ->> 'callback' IS NOT NULL
         ) AS to_
-        WHERE t.next_state <> 'queued'
+        WHERE d.next_state <> 'queued'
     ),
     outbox_ AS (
         INSERT INTO outbox (event_id, job_id, kind, destination, target, payload)
         SELECT name_based_uuid(concat_ws(' ', o.id, o.attempt, o.kind, o.name, o.target)), o.id, o.kind, o.name,
                o.target,
                jsonb_strip_nulls(jsonb_build_object(
-                   'id', t.id, 'type', t.type, 'state', t.next_state, 'attempt', t.attempt, 'tenant', t.tenant,
-                   'lane', t.lane, 'labels', d.labels, 'result', t.result,
-                   'error', t.final_error - 'traceback',
+                   'id', o.id, 'type', o.type, 'state', o.next_state, 'attempt', o.attempt, 'tenant', o.tenant,
+                   'lane', o.lane, 'labels', o.labels, 'trace', o.trace,
+                   'error', o.final_error - 'traceback',
                    'artifacts', (SELECT jsonb_agg(jsonb_build_object(
                        'role', a.role, 'name', a.name, 'uri', 's3://' || a.bucket || '/' || a.key,
                        'media_type', a.media_type, 'size', a.size, 'sha256', a.content))
-                       FROM a WHERE a.job_id = t.id)))
-        FROM outgoing o JOIN told t ON t.id = o.id JOIN details d ON d.id = o.id
+                       FROM a WHERE a.job_id = o.id)))
+               -- as the handler gave it: a null within it means something
+               || CASE WHEN o.next_state = 'succeeded' AND o.result IS NOT NULL
+                       THEN jsonb_build_object('result', o.result) ELSE '{{}}' END
+        FROM outgoing o
         ON CONFLICT (event_id) DO NOTHING
     )
-    SELECT t.id, t.next_state FROM told t JOIN jobs_ ON jobs_.id = t.id
+    SELECT id, next_state FROM jobs_
 """)
 
 # job_events_id. The fence failed: was it because an earlier try of the same write had been committed?

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
-
 from storage.database import Database
+from storage.sql import Connection, text
 
 
 @dataclass(frozen=True, slots=True)

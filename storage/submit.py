@@ -12,9 +12,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, text
-
 from storage.database import Conflict, Database, rows_json
+from storage.sql import Connection, text
 
 #: Channel that tells idle workers of new work; the payload is the lane.
 NEW_JOBS_CHANNEL = "mediamill_jobs"
@@ -51,6 +50,8 @@ class Admission(StrEnum):
     """The same id is there with another body: refused."""
     DEDUPLICATED = "deduplicated"
     """Another job holds the dedupe key; its id is given."""
+    SENT = "sent"
+    """Kafka has it; what it becomes is said when a worker has read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def submit(database: Database, jobs: Sequence[NewJob]) -> list[Submitted]:
 
 def submit_within(connection: Connection, jobs: Sequence[NewJob]) -> list[Submitted]:
     """As `submit`, inside a transaction of the caller's. Raises Conflict when it is to be run again."""
-    bodies = _known(connection, [job.id for job in jobs])
+    bodies = known(connection, [job.id for job in jobs])
     fresh: dict[uuid.UUID, NewJob] = {}
     for job in jobs:
         if job.id not in bodies:
@@ -132,7 +133,7 @@ def submit_within(connection: Connection, jobs: Sequence[NewJob]) -> list[Submit
     rows = [job for job in fresh.values() if job.id not in held]
     inserted = set(connection.scalars(INSERT, {"rows": rows_json([_row(job) for job in rows])})) if rows else set()
     # Another session may have inserted the same ids since the first look.
-    bodies |= _known(connection, [job.id for job in rows if job.id not in inserted])
+    bodies |= known(connection, [job.id for job in rows if job.id not in inserted])
     return [_judge(job, fresh, inserted, held, bodies) for job in jobs]
 
 
@@ -152,7 +153,8 @@ def _judge(
     return Submitted(Admission.DUPLICATE if body == job.body_sha256 else Admission.CONFLICT, job.id)
 
 
-def _known(connection: Connection, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, bytes]:
+def known(connection: Connection, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, bytes]:
+    """Of those ids that are jobs: sha256 of the body, 32 bytes."""
     if not ids:
         return {}
     return {id_: bytes(body) for id_, body in connection.execute(KNOWN, {"ids": [str(id_) for id_ in ids]})}
@@ -169,19 +171,24 @@ def _take_keys(connection: Connection, jobs: Sequence[NewJob]) -> dict[uuid.UUID
         first.setdefault((job.tenant, job.dedupe_key), job)
     rows = [{"tenant": tenant, "key": key, "job_id": job.id} for (tenant, key), job in first.items()]
     taken = {(row.tenant, row.key) for row in connection.execute(TAKE_KEYS, {"rows": rows_json(rows)})}
-    others = [row for row in rows if (row["tenant"], row["key"]) not in taken]
-    holders = {key: first[key].id for key in taken}
-    if others:
-        for row in connection.execute(HOLDERS, {"rows": rows_json(others)}):
-            holders[row.tenant, row.key] = row.job_id
+    holding = {key: first[key].id for key in taken}
+    holding |= holders(connection, [key for key in first if key not in taken])
     held = {}
     for job in keyed:
-        holder = holders.get((job.tenant, job.dedupe_key or ""))
+        holder = holding.get((job.tenant, job.dedupe_key or ""))
         if holder is None:
             raise Conflict("a dedupe key was freed between two looks at it")
         if holder != job.id:
             held[job.id] = holder
     return held
+
+
+def holders(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], uuid.UUID]:
+    """Of those dedupe keys (tenant, key) that a job holds: that job."""
+    if not keys:
+        return {}
+    rows = [{"tenant": tenant, "key": key} for tenant, key in keys]
+    return {(row.tenant, row.key): row.job_id for row in connection.execute(HOLDERS, {"rows": rows_json(rows)})}
 
 
 def _row(job: NewJob) -> dict[str, Any]:

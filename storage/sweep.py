@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from storage.sql import Connection, text
 
 # sweeps_due. Taken by moving `due_at`, so that no transaction stays open while objects are deleted.
 TAKE = text("""

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, text
-
 from storage.claim import WorkerRetired
 from storage.database import rows_json
 from storage.settle import Ending, Rules, Settlement, settle
+from storage.sql import Connection, text
 
 #: Channel that tells workers of a running job somebody wants ended; the payload is the job's id.
 CANCEL_CHANNEL = "mediamill_cancel"

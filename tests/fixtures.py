@@ -93,11 +93,10 @@ class JobTable:
 
     def rows(self, sql: str, **values: Any) -> list[dict[str, Any]]:
         """What a query gives."""
-        from sqlalchemy import text
+        from storage.sql import text
 
         with self.database.transaction() as connection:
-            result = connection.execute(text(sql), values)
-            return [dict(row) for row in result.mappings()] if result.returns_rows else []
+            return connection.execute(text(sql), values).mappings()
 
     def events(self, id_: uuid.UUID) -> list[str]:
         """The job's history, as kinds."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -57,6 +58,8 @@ class Attempts:
         self._attempts: dict[uuid.UUID, Attempt] = {}
         self._none = anyio.Event()
         self._none.set()
+        self._alone = anyio.Lock()
+        self._fewer: anyio.Event | None = None
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -82,10 +85,30 @@ class Attempts:
             del self._attempts[attempt.job.fence.id]
         if not self._attempts:
             self._none.set()
+        if self._fewer is not None:
+            self._fewer.set()
 
     async def wait_for_none(self) -> None:
         """Returns when nothing is in hand."""
         await self._none.wait()
+
+    @property
+    def one_wants_to_be_alone(self) -> bool:
+        """Whether a job is in hand that must run alone: then nothing more may be claimed."""
+        return any(attempt.job.runs_alone for attempt in self._attempts.values())
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """For a job that must run alone: entered when all others have ended, by one at a time.
+
+        Those that wait here themselves have not begun, and are in nobody's way.
+        """
+        async with self._alone:
+            while not all(attempt.job.runs_alone for attempt in self._attempts.values()):
+                self._fewer = anyio.Event()
+                await self._fewer.wait()
+            self._fewer = None
+            yield
 
     def stop_all(self, why: Stop) -> None:
         """Ends every attempt that is not being recorded."""

@@ -20,9 +20,20 @@ class Background:
     defect: it is logged, and the work begins again, since jobs of other messages must not wait for a restart.
     """
 
-    def __init__(self, name: str, work: Callable[[threading.Event], object], *, again_s: float = AGAIN_S) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[threading.Event], object],
+        *,
+        wake: Callable[[], object] = lambda: None,
+        ended: Callable[[], object] = lambda: None,
+        again_s: float = AGAIN_S,
+    ) -> None:
+        """`wake` ends a pause of the work's own when it is told to stop; `ended` is called when it has stopped."""
         self.name = name
         self._work = work
+        self._wake = wake
+        self._ended = ended
         self._again_s = again_s
         self._stop = threading.Event()
         # Not waited for at the interpreter's end: a client of a server that does not answer may hang in it.
@@ -35,6 +46,7 @@ class Background:
     def stop(self) -> None:
         """Tells it to stop, and does not wait."""
         self._stop.set()
+        self._wake()
 
     def join(self, within_s: float) -> bool:
         """Waits until it has ended; False where it has not within that time."""
@@ -48,3 +60,4 @@ class Background:
             except Exception:  # the boundary of the thread: said, and begun again
                 log.exception("ended by a defect, beginning again", part=self.name, in_s=self._again_s)
                 self._stop.wait(self._again_s)
+        self._ended()

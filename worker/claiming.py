@@ -70,6 +70,16 @@ def shares(
     return wants
 
 
+def in_turn(wants: Sequence[Want], appetite: Appetite, rng: random.Random) -> list[Want]:
+    """In an order by chance, those of heavy lanes first the more often.
+
+    One claim takes MOST_AT_ONCE at most, in the order of what is wanted: where jobs are so cheap that a single lane
+    fills it, who came last in every claim would starve. (Weighted sampling without replacement: Efraimidis, Spirakis.)
+    """
+    weights: dict[str, float] = {**appetite.lanes}
+    return sorted(wants, key=lambda want: rng.random() ** (1 / weights[want.lane]), reverse=True)
+
+
 class Claimer:
     """Claims until told to stop, and hands each job to `start`."""
 
@@ -155,9 +165,11 @@ class Claimer:
 
     async def _claim(self) -> int:
         types = self._types()
-        least, self._urgent = 0.0 if self._urgent else LEAST_ROOM, False
+        urgent, self._urgent = self._urgent, False
         in_hand = [attempt.job.type for attempt in self._attempts]
-        wanted = shares(self._appetite, types, self._costs, in_hand, least=least)
+        wanted = shares(self._appetite, types, self._costs, in_hand, least=0.0 if urgent else LEAST_ROOM)
+        if not urgent:
+            wanted = in_turn(wanted, self._appetite, self._rng)
         if not wanted:
             # Full, or the executor is not ready: no claim is due, and none can have stalled.
             self._health.rest("claim")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+#: No job costs less: what is around a handler takes as long.
+_LEAST_S = 0.0001
+
 
 class Costs:
     """A moving average of an attempt's share of the executor, in seconds, by job type."""
@@ -15,7 +18,7 @@ class Costs:
 
     def predict_s(self, type_: str) -> float:
         """Predicted seconds of one job of the type; never 0, so that claims stay bounded."""
-        return max(self._mean_s.get(type_, self._first_guess_s), 0.001)
+        return max(self._mean_s.get(type_, self._first_guess_s), _LEAST_S)
 
     def knows(self, type_: str) -> bool:
         """Whether a job of the type has ended yet."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+from anyio.from_thread import check_cancelled
 
 from handlers.declaration import Inputs, Many, Named, One
 from storage import claim
@@ -135,7 +136,7 @@ class Fetcher:
         self._metrics = metrics
 
     async def fetch(self, job: ClaimedJob, declared: Mapping[str, Inputs], held: AsyncExitStack) -> Files:
-        """Fetches all inputs; the files stay readable until `held` closes.
+        """Fetches all inputs; the files stay readable until `held` closes. Cancelled, it ends within a chunk.
 
         Raises the errors of `storage.objects.errors`, OSError for trouble with the local disk, and FenceLost.
         """
@@ -148,7 +149,8 @@ class Fetcher:
             try:
                 objects[index] = held.enter_context(
                     await anyio.to_thread.run_sync(
-                        lambda: self._reader.read(reference.ref, max_bytes=self._max_bytes), limiter=self._limiter
+                        lambda: self._reader.read(reference.ref, max_bytes=self._max_bytes, check=check_cancelled),
+                        limiter=self._limiter,
                     )
                 )
             except (ObjectError, OSError) as error:

@@ -17,13 +17,15 @@ class Closed(Exception):
     """The group has ended: what was handed to it was not written, or nobody knows whether it was."""
 
 
-class _Ticket(Generic[T, R]):
-    __slots__ = ("answer", "answered", "item")
+class _Batch(Generic[T, R]):
+    """What is written together."""
 
-    def __init__(self, item: T) -> None:
-        self.item = item
+    __slots__ = ("answered", "answers", "items")
+
+    def __init__(self) -> None:
+        self.items: list[T] = []
+        self.answers: Sequence[R | Exception] | None = None
         self.answered = anyio.Event()
-        self.answer: R | Exception | None = None
 
 
 class Group(Generic[T, R]):
@@ -46,7 +48,7 @@ class Group(Generic[T, R]):
         self._limiter = limiter
         self._most = most
         self._gather_s = gather_s
-        self._waiting: deque[_Ticket[T, R]] = deque()
+        self._waiting: deque[_Batch[T, R]] = deque()
         self._some = anyio.Event()
         self._closed = False
 
@@ -54,34 +56,37 @@ class Group(Generic[T, R]):
         """Writes the item with others and returns its answer. Raises Closed when nobody writes any more."""
         if self._closed:
             raise Closed
-        ticket: _Ticket[T, R] = _Ticket(item)
-        self._waiting.append(ticket)
+        if not self._waiting or len(self._waiting[-1].items) >= self._most:
+            self._waiting.append(_Batch())
+        batch, place = self._waiting[-1], len(self._waiting[-1].items)
+        batch.items.append(item)
         self._some.set()
-        await ticket.answered.wait()
-        if isinstance(ticket.answer, Exception):
-            raise ticket.answer
-        return ticket.answer  # type: ignore[return-value]  # answered: R, which may itself be None
+        await batch.answered.wait()
+        if batch.answers is None:
+            raise Closed
+        answer = batch.answers[place]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def keep(self) -> None:
         """Writes what gathers, until cancelled. Run it in the task group of those who call."""
-        batch: list[_Ticket[T, R]] = []
+        batch: _Batch[T, R] | None = None
         try:
             while True:
                 await self._some.wait()
-                if len(self._waiting) < self._most:
+                if len(self._waiting[0].items) < self._most:
                     await anyio.sleep(self._gather_s)
-                batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+                batch = self._waiting.popleft()
                 if not self._waiting:
                     self._some = anyio.Event()
-                items = [ticket.item for ticket in batch]
-                answers = await anyio.to_thread.run_sync(self._write, items, limiter=self._limiter)
-                for ticket, answer in zip(batch, answers, strict=True):
-                    ticket.answer = answer
-                    ticket.answered.set()
+                answers = await anyio.to_thread.run_sync(self._write, batch.items, limiter=self._limiter)
+                if len(answers) != len(batch.items):
+                    raise AssertionError(f"{len(answers)} answers for {len(batch.items)} items")
+                batch.answers = answers
+                batch.answered.set()
         finally:
             # Those who wait are shielded from cancellation: leaving them without an answer would hang the worker.
             self._closed = True
-            for ticket in [*batch, *self._waiting]:
-                if not ticket.answered.is_set():
-                    ticket.answer = Closed()
-                    ticket.answered.set()
+            for left in [*([batch] if batch else []), *self._waiting]:
+                left.answered.set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
@@ -48,6 +48,13 @@ EFFECTS: dict[Part, Effect] = {
     "checkpoints": Effect.WARNING,
 }
 
+#: What is said of a part that has not reported yet.
+_NOT_YET: dict[Part, str] = {
+    "database": "no connection yet",
+    "executor": "not started yet",
+    "kafka": "no connection to Kafka yet",
+    "outbox": "no connection to Kafka yet",
+}
 #: What it means that there was no sign.
 STALLED: dict[Pulse, str] = {
     "loop": "the event loop has not turned",
@@ -104,18 +111,21 @@ class _State:
 class Health:
     """What the components have said of themselves. Safe to use from any thread; nothing in it waits.
 
-    `clock` gives monotonic seconds. Until they report, the database and the executor are not ready.
+    `clock` gives monotonic seconds. The parts that are `expected` are not ready until they report.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        limits: Limits | None = None,
+        *,
+        expected: Sequence[Part] = ("database", "executor"),
+    ) -> None:
         self._clock = clock
         self._limits = limits or Limits()
         self._lock = threading.Lock()
         now = clock()
-        self._states: dict[Part, _State] = {
-            "database": _State(False, "no connection yet", now),
-            "executor": _State(False, "not started yet", now),
-        }
+        self._states: dict[Part, _State] = {part: _State(False, _NOT_YET.get(part, ""), now) for part in expected}
         # The moment from which the age of a pulse counts; absent: no sign is expected.
         self._expected: dict[Pulse, float] = {}
 
@@ -153,7 +163,7 @@ class Health:
         """How everything is, now."""
         with self._lock:
             now = self._clock()
-            database_ok = self._states["database"].ok
+            database_ok = "database" not in self._states or self._states["database"].ok
             pulses = [self._pulse(pulse, since, now, database_ok) for pulse, since in self._expected.items()]
             parts = [
                 Check(part, state.ok, state.why, now - state.since, EFFECTS[part])

@@ -10,11 +10,12 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from storage import jobs, partitions, sweep
+from storage import jobs, partitions, rejections, sweep
 from storage.claim import Fence
 from storage.database import Database, DatabaseError
 from storage.objects.base import ObjectStore
 from storage.objects.errors import ObjectError, StoreUnavailable
+from storage.rejected_bodies import delete_unused
 from storage.settle import Rules
 from storage.sweep import Unsuccessful
 from worker.clock import Clock
@@ -34,7 +35,7 @@ class Chore:
 
 
 class Maintenance:
-    """Expires deadlines, folds counts, sweeps outputs of attempts without success, keeps partitions."""
+    """Expires deadlines and rejected messages, folds counts, sweeps outputs without success, keeps partitions."""
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class Maintenance:
         clock: Clock,
         limiter: anyio.CapacityLimiter,
         metrics: Metrics,
+        rejected_kept: timedelta = timedelta(days=90),
     ) -> None:
         self._database = database
         self._store = store
@@ -56,6 +58,7 @@ class Maintenance:
         self._clock = clock
         self._limiter = limiter
         self._metrics = metrics
+        self._rejected_kept = rejected_kept
 
     @property
     def chores(self) -> tuple[Chore, ...]:
@@ -65,6 +68,7 @@ class Maintenance:
             Chore("fold counts", 10, self.fold),
             Chore("sweep outputs", 30, self.sweep),
             Chore("keep partitions", 3600, self.keep_partitions),
+            Chore("forget rejected messages", 600, self.forget_rejected),
         )
 
     async def keep(self) -> None:
@@ -92,6 +96,8 @@ class Maintenance:
         """Sums up the counts."""
         with self._database.transaction() as connection:
             jobs.fold_counts(connection)
+        with self._database.transaction() as connection:
+            rejections.fold_rejected(connection)
 
     def sweep(self) -> int:
         """Deletes outputs of attempts that ended without success; returns how many objects went."""
@@ -129,3 +135,18 @@ class Maintenance:
             log.info("dropped history", partitions=dropped)
         with self._database.transaction() as connection:
             jobs.forget(connection, kept=self._history_kept)
+
+    def forget_rejected(self) -> None:
+        """Forgets rejected messages that have had their time, then the objects that none needs any more."""
+        forgotten = 0
+        while True:
+            with self._database.transaction() as connection:
+                some = rejections.expire_rejected(connection, kept=self._rejected_kept)
+            forgotten += some
+            if some < rejections.EXPIRED_AT_ONCE:
+                break
+        deleted = delete_unused(self._database, self._store, kept=self._rejected_kept)
+        for error in deleted.refused:
+            log.warning("an object of rejected messages cannot be deleted, trying again in a day", error=str(error))
+        if forgotten or deleted.objects:
+            log.info("forgot rejected messages", messages=forgotten, objects=deleted.objects)

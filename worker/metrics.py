@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 
 CounterName = Literal[
     "jobs_finished_total",
@@ -105,6 +106,9 @@ GAUGES: Final[Mapping[GaugeName, Declared]] = {
 }
 PREFIX = "mediamill"
 
+Name = TypeVar("Name", bound=str)
+Metric = TypeVar("Metric", bound=MetricWrapperBase)
+
 
 class Metrics:
     """One process's metrics, in a registry of their own. Safe to use from any thread."""
@@ -118,24 +122,30 @@ class Metrics:
             name: Histogram(*_named(name, d), registry=self._registry, buckets=d.buckets)
             for name, d in HISTOGRAMS.items()
         }
+        self._series: dict[tuple[object, ...], MetricWrapperBase] = {}
 
     def count(self, name: CounterName, n: float = 1, **labels: str) -> None:
         """Adds `n`, which is not negative. Raises TypeError unless the labels are those that are declared."""
-        _check(name, COUNTERS[name], labels)
-        counter = self._counters[name]
-        (counter.labels(**labels) if labels else counter).inc(n)
+        self._one(name, COUNTERS, self._counters, labels).inc(n)
 
     def observe(self, name: HistogramName, value: float, **labels: str) -> None:
         """Notes one duration (seconds) or size. Raises TypeError unless the labels are those that are declared."""
-        _check(name, HISTOGRAMS[name], labels)
-        histogram = self._histograms[name]
-        (histogram.labels(**labels) if labels else histogram).observe(value)
+        self._one(name, HISTOGRAMS, self._histograms, labels).observe(value)
 
     def set(self, name: GaugeName, value: float, **labels: str) -> None:
         """Says how much there is now. Raises TypeError unless the labels are those that are declared."""
-        _check(name, GAUGES[name], labels)
-        gauge = self._gauges[name]
-        (gauge.labels(**labels) if labels else gauge).set(value)
+        self._one(name, GAUGES, self._gauges, labels).set(value)
+
+    def _one(
+        self, name: Name, declared: Mapping[Name, Declared], metrics: Mapping[Name, Metric], labels: Mapping[str, str]
+    ) -> Metric:
+        """The series with these labels: found once, since a job asks for a dozen."""
+        key = (name, *labels.items())
+        if (found := self._series.get(key)) is None:
+            _check(name, declared[name], labels)
+            metric = metrics[name]
+            self._series[key] = found = metric.labels(**labels) if labels else metric
+        return found  # type: ignore[return-value]  # the name says of which kind it is
 
     def text(self) -> bytes:
         """All of it in Prometheus's text format (`CONTENT_TYPE`)."""

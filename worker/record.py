@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+
+import structlog
 
 from storage import settle as settling
 from storage import spaces
@@ -19,6 +22,8 @@ from storage.settle import Rules, Settlement
 from storage.submit import NewJob, submit_within
 from worker.metrics import Metrics
 from worker.outage import Patience
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class FenceLost(Exception):
@@ -77,7 +82,9 @@ class Recorder:
         Blocks through an outage of the database. Raises WorkerRetired.
         """
         self._metrics.observe("record_batch_size", len(records))
-        return list(self._patience.through("record", lambda: bisected(records, self._together)))
+        written = self._patience.through("record", lambda: bisected(records, self._together))
+        log.info("ends recorded", jobs=len(records), **Counter(map(_word, written)))
+        return list(written)
 
     def _together(self, records: Sequence[Record]) -> list[str | FenceLost]:
         states = self._database.retrying(
@@ -105,6 +112,10 @@ class Recorder:
         missing = spaces.missing(connection, list(pictures))
         if missing:
             submit_within(connection, [self._embed_job(*pictures[gap.content], gap.space) for gap in missing])
+
+
+def _word(state: str | Exception) -> str:
+    return state if isinstance(state, str) else type(state).__name__
 
 
 def _timed(record: Record, now: float) -> Settlement:

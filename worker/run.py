@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -86,8 +86,10 @@ class Runner:
         backoff: Backoff,
         scratch: Path,
         metrics: Metrics,
+        alone: Callable[[], AbstractAsyncContextManager[None]],
         finished: Callable[[Attempt], None],
     ) -> None:
+        """`alone` is entered by a job that must have the worker for itself; `finished` is told of every end."""
         self._registry = registry
         self._database = database
         self._database_limiter = database_limiter
@@ -104,6 +106,7 @@ class Runner:
         self._backoff = backoff
         self._scratch = scratch
         self._metrics = metrics
+        self._alone = alone
         self._finished = finished
 
     async def run(self, attempt: Attempt) -> None:
@@ -112,6 +115,8 @@ class Runner:
         with structlog.contextvars.bound_contextvars(job=str(job.fence.id), attempt=job.fence.attempt, type=job.type):
             async with AsyncExitStack() as held, self._held(attempt):
                 handler = self._registry[job.type]
+                if job.runs_alone:
+                    await self._be_alone(attempt, held)
                 files = await self._fetch(attempt, handler, held)
                 scratch = self._scratch_folder(job, held)
                 outcome = await self._execute(attempt, handler, files, scratch)
@@ -119,6 +124,16 @@ class Runner:
                 await self._succeed(attempt, handler, files, outcome, artifacts)
 
     # --- the stages ---
+
+    async def _be_alone(self, attempt: Attempt, held: AsyncExitStack) -> None:
+        """Waits for this worker to have nothing else in hand, and marks it durably: who dies until `held` closes and
+        the end of the attempt is recorded, the executor or the worker, died of this job.
+        """
+        async with self._stage(attempt, "alone"):
+            await held.enter_async_context(self._alone())
+            # Ready first: a death between the mark and the start would be laid at this job's door.
+            await self._executor.ready()
+            await self._mark_alone(attempt)
 
     async def _fetch(self, attempt: Attempt, handler: AnyHandler, held: AsyncExitStack) -> Files:
         async with self._stage(attempt, "fetch"):
@@ -128,17 +143,7 @@ class Runner:
         order = self._order(attempt.job, handler, files, scratch)
         limit, began = self._limits.of(attempt.job, handler), time.monotonic()
         async with self._stage(attempt, "execute"):
-            if not attempt.job.runs_alone:
-                outcome = await self._executor.run(order, time_limit_s=limit, progress=_progress_of(attempt))
-            else:
-                async with self._executor.exclusive():
-                    # Ready first: a death between the mark and the start would be laid at this job's door.
-                    await self._executor.ready()
-                    await self._mark_alone(attempt, True)
-                    outcome = await self._executor.run(order, time_limit_s=limit, progress=_progress_of(attempt))
-                    if outcome.failure is None:
-                        # It has killed nobody: for what happens from here on, others may be to blame.
-                        await self._mark_alone(attempt, False)
+            outcome = await self._executor.run(order, time_limit_s=limit, progress=_progress_of(attempt))
         longest = time.monotonic() - began
         for stage in ("prepare", "wait", "infer", "finish"):
             # Claims are costed by these: a NaN or an infinity among them would stay in the average for ever.
@@ -245,10 +250,10 @@ class Runner:
         held.push_async_callback(remove)
         return folder
 
-    async def _mark_alone(self, attempt: Attempt, alone: bool) -> None:
+    async def _mark_alone(self, attempt: Attempt) -> None:
         def mark() -> bool:
             with self._database.transaction() as connection:
-                return mark_alone(connection, attempt.job.fence, alone)
+                return mark_alone(connection, attempt.job.fence)
 
         marked = await anyio.to_thread.run_sync(
             lambda: self._patience.through("mark alone", mark), limiter=self._database_limiter

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+from anyio.from_thread import check_cancelled
 
 from handlers.errors import HandlerBug
 from handlers.protocol import OutputFile
@@ -56,7 +57,10 @@ class Outputs:
         self._metrics = metrics
 
     async def store(self, job: ClaimedJob, scratch: Path, files: Sequence[OutputFile]) -> list[Artifact]:
-        """Uploads the files. Raises HandlerBug for one that is not what it should be, and ObjectError."""
+        """Uploads the files; cancelled, it ends within a chunk and leaves none half there.
+
+        Raises HandlerBug for a file that is not what it should be, and ObjectError.
+        """
         if not files:
             return []
         prefix = output_prefix(self._default_prefix, job.message.get("output"), job.fence)
@@ -106,7 +110,7 @@ class Outputs:
 
     def _upload(self, source: Path, uri: ObjectUri, media_type: str) -> ObjectInfo:
         try:
-            info = self._store.upload(source, uri, content_type=media_type)
+            info = self._store.upload(source, uri, content_type=media_type, check=check_cancelled)
         except ObjectError as error:
             if not error.permanent:
                 self._metrics.count("store_errors_total", what="store")

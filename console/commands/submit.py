@@ -6,13 +6,14 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from console import job_view, output, waiting
+from console import job_view, output, sending, waiting
 from console.compose import Deployment
 from console.failures import Exit, refused
 from console.message import Composed, compose_inputs, compose_params
@@ -22,11 +23,16 @@ from handlers.registry import AnyHandler, Registry
 from intake.identity import new_id
 from intake.jsonl import read_jobs
 from intake.message import JobSpec, parse
-from intake.problems import Refused, describe, nearest
+from intake.problems import Problem, Refused, describe, nearest
 from intake.submit import Accepted, Answer, Rejected, submit_lines
 from storage import jobs
+from storage.arrivals import Arrived
+from storage.arrivals import Refused as Rejection
 from storage.database import Database
-from storage.submit import Admission
+from storage.submit import Admission, Submitted
+
+if TYPE_CHECKING:
+    from intake.kafka.submit import Sent
 
 #: Options that are keys of the message under the same name.
 _KEYS = (
@@ -62,11 +68,12 @@ _KEYS = (
 @click.option("--output", metavar="s3://BUCKET/PREFIX/", help="Where outputs go.")
 @click.option("--callback", metavar="URL", help="Who is told when the job has ended.")
 @click.option("--no-embed", is_flag=True, help="Images get no embedding.")
+@click.option("--direct", is_flag=True, help="Straight into the database, past Kafka.")
 @click.option("--wait", "-w", is_flag=True, help="Wait until the jobs have ended; exit code 1 if one failed.")
 @json_option
 def submit(
     type_: str | None, source: str | None, inputs: Sequence[str], params: Sequence[tuple[str, str]],
-    wait: bool, as_json: bool, **given: Any,
+    direct: bool, wait: bool, as_json: bool, **given: Any,
 ) -> int:  # fmt: skip
     """Submit one job of TYPE, or many by --from.
 
@@ -75,21 +82,22 @@ def submit(
     mediamill submit image.embed --input s3://media/a.jpg --input s3://media/b.jpg
     mediamill submit --from jobs.jsonl
 
-    `mediamill types TYPE` explains a type's inputs and parameters.
+    Where MEDIAMILL_KAFKA_BOOTSTRAP is set, messages go to the topic of their lane and are acknowledged by Kafka before
+    they count as sent; a worker makes jobs of them. `mediamill types TYPE` explains a type's inputs and parameters.
     """
     _check_usage(type_, source, inputs, params, given)
     with Deployment.load() as deployment:
         if source is not None:
             with _opened(source) as stream:
                 lines = read_jobs(stream, deployment.registry, deployment.message_rules)
-                return _submit(deployment, lines, wait=wait, as_json=as_json, many=True)
+                return _submit(deployment, lines, Manner(direct, wait, as_json, many=True))
         assert type_ is not None
         composed = _compose(deployment, type_, inputs, pairs(params, "--param"), given)
         spec = parse(composed.message, deployment.registry, deployment.message_rules)
         for file in composed.files:
             if upload(deployment.store, file) and not as_json:
                 output.note(f"uploaded {file.path} to {file.uri}", style="dim")
-        return _submit(deployment, [(1, spec)], wait=wait, as_json=as_json, many=False)
+        return _submit(deployment, [(1, spec)], Manner(direct, wait, as_json, many=False))
 
 
 def _check_usage(
@@ -141,30 +149,82 @@ def _opened(source: str) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _submit(
-    deployment: Deployment, lines: Iterable[tuple[int, JobSpec | Refused]], *, wait: bool, as_json: bool, many: bool
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How it is done, and told."""
+
+    direct: bool
+    wait: bool
+    as_json: bool
+    many: bool
+
+
+def _submit(deployment: Deployment, lines: Iterable[tuple[int, JobSpec | Refused]], manner: Manner) -> int:
     accepted: list[Accepted] = []
     rejected: list[Rejected] = []
-    for answer in submit_lines(deployment.database, lines):
-        if not as_json and not (many and isinstance(answer, Accepted)):
-            _tell(answer, many)
+    records: list[Sent] = []
+    for answer in _answers(deployment, lines, manner, records):
+        if not manner.as_json and not (manner.many and isinstance(answer, Accepted)):
+            _tell(answer, manner.many)
         if isinstance(answer, Accepted):
             accepted.append(answer)
         else:
             rejected.append(answer)
-    if many and not as_json:
-        output.line(f"{len(accepted)} submitted, {len(rejected)} refused{_known(accepted)}")
-    states = (
-        waiting.wait_for(deployment.database, [a.submitted.job_id for a in accepted], quiet=as_json) if wait else {}
-    )
-    if as_json:
-        output.print_json(_as_json(accepted, rejected, _ended(deployment.database, accepted, many) if wait else {}))
-    elif wait:
-        waiting.tell(deployment.database, states, details=not many)
+    if manner.many and not manner.as_json:
+        verb = "sent to Kafka" if records else "submitted"
+        output.line(f"{len(accepted)} {verb}, {len(rejected)} refused{_known(accepted)}")
+    states: Mapping[uuid.UUID, str] = {}
+    if manner.wait:
+        if records:
+            accepted, late = _arrived(deployment.database, accepted, records, manner)
+            rejected += late
+        jobs_ = [answer.submitted.job_id for answer in accepted]
+        states = waiting.wait_for(deployment.database, jobs_, quiet=manner.as_json)
+    if manner.as_json:
+        ended = _ended(deployment.database, accepted, manner.many) if manner.wait else {}
+        output.print_json(_as_json(accepted, rejected, ended))
+    elif manner.wait:
+        waiting.tell(deployment.database, states, details=not manner.many)
     if rejected:
         return Exit.REFUSED
     return Exit.JOB_FAILED if any(state != "succeeded" for state in states.values()) else Exit.DONE
+
+
+def _answers(
+    deployment: Deployment, lines: Iterable[tuple[int, JobSpec | Refused]], manner: Manner, records: list[Sent]
+) -> Iterator[Answer]:
+    """By Kafka, where it is configured; what it has is added to `records`."""
+    if manner.direct or deployment.settings.kafka_bootstrap is None:
+        yield from submit_lines(deployment.database, lines)
+        return
+    from intake.kafka.submit import Sent, send_lines
+
+    for answer in send_lines(deployment.publisher, lines, deployment.settings.lane_topics):
+        if isinstance(answer, Sent):
+            records.append(answer)
+            yield Accepted(answer.line, answer.spec, Submitted(Admission.SENT, answer.id))
+        else:
+            yield answer
+
+
+def _arrived(
+    database: Database, accepted: Sequence[Accepted], records: Sequence[Sent], manner: Manner
+) -> tuple[list[Accepted], list[Rejected]]:
+    """What became of messages that were sent: those that a worker rejected, and of the others the jobs."""
+    found = sending.wait_for_arrival(database, records, quiet=manner.as_json)
+    there, rejected = [], []
+    for answer in accepted:
+        match found[answer.submitted.job_id]:
+            case Arrived(job_id):
+                own = job_id == answer.submitted.job_id
+                admission = Admission.SENT if own else Admission.DEDUPLICATED
+                there.append(Accepted(answer.line, answer.spec, Submitted(admission, job_id)))
+            case Rejection(problems):
+                late = Rejected(answer.line, [Problem.from_json(problem) for problem in problems])
+                rejected.append(late)
+                if not manner.as_json:
+                    _tell(late, manner.many)
+    return there, rejected
 
 
 def _tell(answer: Answer, many: bool) -> None:
@@ -180,7 +240,8 @@ def _tell(answer: Answer, many: bool) -> None:
 
 
 def _known(accepted: Sequence[Accepted]) -> str:
-    known = sum(answer.submitted.admission is not Admission.INSERTED for answer in accepted)
+    fresh = (Admission.INSERTED, Admission.SENT)
+    known = sum(answer.submitted.admission not in fresh for answer in accepted)
     return f" ({known} of them were there already)" if known else ""
 
 

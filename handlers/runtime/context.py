@@ -74,7 +74,6 @@ class AttemptContext:
     def __init__(self, order: Order, tools: Tools) -> None:
         self._order = order
         self._tools = tools
-        self._scratch = Path(order.scratch)
         self.limits = order.limits or tools.limits
         self._told = -float("inf")
         self.usage = Usage(order.key)
@@ -143,8 +142,9 @@ class AttemptContext:
             raise HandlerBug(f"output {role!r} with suffix {suffix!r}: names are like `picture`, suffixes like `.png`")
         if any(file.role == role for file in self.files):
             raise HandlerBug(f"output {role!r} was declared twice: give each file a role of its own")
-        self._scratch.mkdir(mode=0o700, exist_ok=True)
-        path = self._scratch / f"{role}{suffix}"
+        scratch = Path(self._order.scratch)
+        scratch.mkdir(mode=0o700, exist_ok=True)
+        path = scratch / f"{role}{suffix}"
         self.files.append(OutputFile(role=role, path=str(path), media_type=media_type))
         return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -85,7 +86,10 @@ class Session:
                 tell=self._tell_progress,
                 tasks=group,
             )
-            self._put(await self._ready())
+            ready = await self._ready()
+            # What is loaded by now stays: a collection need not go through all of torch's modules for each few jobs.
+            gc.freeze()
+            self._put(ready)
             await self._follow_orders(group, tools)
             group.cancel_scope.cancel()
         self._scheduler.close()

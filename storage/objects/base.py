@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +36,14 @@ from storage.objects.uri import ObjectUri
 PROGRESS_BYTES = 8 << 20
 #: The most that user metadata may have: S3's limit for names and values together, in bytes.
 METADATA_BYTES = 2048
+
+#: Asked between two chunks and before each request whether the transfer is still wanted. What it raises ends it, and
+#: nothing is left behind; that must be no Exception, which a client would take for a failure and try again.
+Check = Callable[[], object]
+
+
+def always() -> None:
+    """The transfer is wanted, however long it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +128,19 @@ class ObjectStore(ABC):
         self._attempts = attempts
         self._sleep = sleep
         self._random = random.Random(seed)
+        self._call = threading.local()
 
     @final
-    def stat(self, ref: ObjectRef) -> ObjectInfo:
+    def stat(self, ref: ObjectRef, *, check: Check = always) -> ObjectInfo:
         """What the store says of the object. Raises ObjectMissing, or ObjectChanged where it is not the pinned one."""
         self.rules.require(ref.uri, Access.READ)
-        info = self._stat(ref)
+        with self._checked(check):
+            info = self._stat(ref)
         _check_pin(ref, info)
         return info
 
     @final
-    def download(self, ref: ObjectRef, target: Path, *, max_bytes: int) -> Pinned:
+    def download(self, ref: ObjectRef, target: Path, *, max_bytes: int, check: Check = always) -> Pinned:
         """Writes the object to `target`, which appears only when all of its bytes are there and verified.
 
         A body that is cut is resumed; an object that is replaced meanwhile is read anew, or refused if `ref` pins it.
@@ -138,7 +149,7 @@ class ObjectStore(ABC):
         self.rules.require(ref.uri, Access.READ)
         part = target.with_name(f".{uuid.uuid4().hex}.part")
         try:
-            with part.open("xb") as file:
+            with part.open("xb") as file, self._checked(check):
                 pinned = self._receive(ref, file, max_bytes)
             part.replace(target)
         finally:
@@ -153,6 +164,7 @@ class ObjectStore(ABC):
         *,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        check: Check = always,
     ) -> ObjectInfo:
         """Makes the bytes of a file the object, in one step: a reader sees the old ones or all of the new ones.
 
@@ -163,7 +175,8 @@ class ObjectStore(ABC):
         self.rules.require(uri, Access.WRITE)
         metadata = dict(metadata or {})
         _check_metadata(metadata)
-        return self._upload(source, uri, content_type, metadata)
+        with self._checked(check):
+            return self._upload(source, uri, content_type, metadata)
 
     @final
     def delete(self, uri: ObjectUri) -> None:
@@ -211,10 +224,23 @@ class ObjectStore(ABC):
     @abstractmethod
     def _check(self) -> None: ...
 
+    @contextmanager
+    def _checked(self, check: Check) -> Iterator[None]:
+        before, self._call.check = getattr(self._call, "check", always), check
+        try:
+            yield
+        finally:
+            self._call.check = before
+
+    def _go_on(self) -> None:
+        """Asks whoever called in this thread whether it is still wanted; raises what that raises."""
+        getattr(self._call, "check", always)()
+
     def _receive(self, ref: ObjectRef, file: IO[bytes], max_bytes: int) -> Pinned:
-        transfer = _Transfer(ref, file, max_bytes)
+        transfer = _Transfer(ref, file, max_bytes, self._go_on)
         cuts, counted_from = 0, 0
         while True:
+            self._go_on()
             try:
                 with self._open(transfer.pin, transfer.offset) as body:
                     transfer.take(body)
@@ -240,12 +266,13 @@ class ObjectStore(ABC):
 class _Transfer:
     """One object on its way into a file, over as many bodies as it takes."""
 
-    def __init__(self, ref: ObjectRef, file: IO[bytes], max_bytes: int) -> None:
+    def __init__(self, ref: ObjectRef, file: IO[bytes], max_bytes: int, go_on: Check) -> None:
         self.ref = ref
         self.pin = ref
         self.offset = 0
         self._file = file
         self._max_bytes = max_bytes
+        self._go_on = go_on
         self._digest = hashlib.sha256()
         self._info: ObjectInfo | None = None
         self._told: str | None = None
@@ -261,6 +288,7 @@ class _Transfer:
         self._info, self._told = info, body.sha256 or self._told
         self.pin = replace(self.ref, version_id=info.version_id, etag=info.etag)
         for chunk in body.chunks:
+            self._go_on()
             if self.offset + len(chunk) > info.size:
                 raise BodyDamaged(info.uri, f"more bytes came than the {info.size} that the store told", "try again")
             self._file.write(chunk)

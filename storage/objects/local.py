@@ -96,6 +96,7 @@ class LocalStore(ObjectStore):
         digest = hashlib.sha256()
         with incoming.open("xb") as copy:
             while chunk := file.read(CHUNK_BYTES):
+                self._go_on()
                 copy.write(chunk)
                 digest.update(chunk)
             copy.flush()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from storage.objects.base import ObjectInfo, ObjectRef, ObjectStore, Pinned, mismatch, too_large
+from storage.objects.base import Check, ObjectInfo, ObjectRef, ObjectStore, Pinned, always, mismatch, too_large
 from storage.objects.cache import ContentCache, Held
 from storage.objects.errors import ObjectChanged, StoreUnavailable
 from storage.objects.uri import ObjectUri
@@ -19,6 +19,8 @@ from storage.objects.uri import ObjectUri
 TRIES = 5
 #: How many versions are known by their content: some 100 bytes each.
 KNOWN = 100_000
+#: How often somebody who waits for another's download asks whether it is still wanted, in seconds.
+CHECK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,12 @@ class _Version:
 
 @dataclass(slots=True)
 class _Flight:
-    """One fetch under way, and those who wait for it: each gets a hold of its own."""
+    """One fetch under way, and those who wait for it: each gets a hold of its own.
 
-    waiting: list[Future[HeldObject]] = field(default_factory=list)
+    They get None where whoever fetched does not want it any more: then one of them does it.
+    """
+
+    waiting: list[Future[HeldObject | None]] = field(default_factory=list)
 
 
 class ObjectReader:
@@ -81,19 +86,19 @@ class ObjectReader:
         self._flights: dict[_Version, _Flight] = {}
         self._known: OrderedDict[_Version, str] = OrderedDict()
 
-    def read(self, ref: ObjectRef, *, max_bytes: int) -> HeldObject:
+    def read(self, ref: ObjectRef, *, max_bytes: int, check: Check = always) -> HeldObject:
         """The object as a file, from the cache where this version is known to be there.
 
         Callers that want one version at one time share one download, or its error; each has its own hold, and one
         that stops waiting disturbs no other. The store is asked each time, so that what is gone is not read.
-        Raises what `ObjectStore.stat` and `ObjectStore.download` raise.
+        Raises what `ObjectStore.stat` and `ObjectStore.download` raise, and what `check` raises.
         """
         for _ in range(TRIES):
-            info = self._store.stat(ref)
+            info = self._store.stat(ref, check=check)
             if info.size > max_bytes:
                 raise too_large(info, max_bytes)
             try:
-                found = self._find(info, max_bytes)
+                found = self._find(info, max_bytes, check)
             except ObjectChanged:
                 if ref.etag is not None or ref.version_id is not None:
                     raise
@@ -109,33 +114,44 @@ class ObjectReader:
         info = ObjectInfo(pinned.uri, pinned.size, pinned.etag, pinned.version_id)
         self._remember(_Version.of(info), pinned.sha256)
 
-    def _find(self, info: ObjectInfo, max_bytes: int) -> HeldObject:
+    def _find(self, info: ObjectInfo, max_bytes: int, check: Check) -> HeldObject:
         version = _Version.of(info)
-        mine: Future[HeldObject] = Future()
-        with self._lock:
-            flight = self._flights.get(version)
+        while True:
+            mine: Future[HeldObject | None] = Future()
+            with self._lock:
+                flight = self._flights.get(version)
+                if flight is None:
+                    self._flights[version] = _Flight()
+                else:
+                    flight.waiting.append(mine)
             if flight is None:
-                self._flights[version] = _Flight()
-            else:
-                flight.waiting.append(mine)
-        if flight is not None:
-            return mine.result()
+                return self._fly(version, info, max_bytes, check)
+            while not wait([mine], timeout=CHECK_S).done:
+                check()
+            if (found := mine.result()) is not None:
+                return found
+
+    def _fly(self, version: _Version, info: ObjectInfo, max_bytes: int, check: Check) -> HeldObject:
         try:
-            first = self._cached(version, info) or self._fetch(version, info, max_bytes)
-        except BaseException as error:
+            first = self._cached(version, info) or self._fetch(version, info, max_bytes, check)
+        except Exception as error:
             for waiter in self._landed(version):
                 waiter.set_exception(error)
+            raise
+        except BaseException:
+            for waiter in self._landed(version):
+                waiter.set_result(None)
             raise
         for waiter in self._landed(version):
             self._share(first, waiter)
         return first
 
-    def _landed(self, version: _Version) -> list[Future[HeldObject]]:
+    def _landed(self, version: _Version) -> list[Future[HeldObject | None]]:
         """Ends the flight: whoever comes now starts another. Returns those who waited."""
         with self._lock:
             return self._flights.pop(version).waiting
 
-    def _share(self, found: HeldObject, waiter: Future[HeldObject]) -> None:
+    def _share(self, found: HeldObject, waiter: Future[HeldObject | None]) -> None:
         try:
             held = self._cache.share(found.held)
         except OSError as error:
@@ -153,10 +169,10 @@ class ObjectReader:
         pinned = Pinned(info.uri, info.version_id, info.etag, held.size, held.sha256)
         return HeldObject(pinned, held, downloaded=False)
 
-    def _fetch(self, version: _Version, info: ObjectInfo, max_bytes: int) -> HeldObject:
+    def _fetch(self, version: _Version, info: ObjectInfo, max_bytes: int, check: Check) -> HeldObject:
         ref = ObjectRef(info.uri, info.version_id, info.etag)
         with self._cache.incoming() as path:
-            pinned = self._store.download(ref, path, max_bytes=max_bytes)
+            pinned = self._store.download(ref, path, max_bytes=max_bytes, check=check)
             held = self._cache.add(path, pinned.sha256)
         self._remember(version, pinned.sha256)
         return HeldObject(pinned, held, downloaded=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import boto3
 import structlog
+from botocore.awsrequest import AWSPreparedRequest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.response import StreamingBody
@@ -103,6 +104,7 @@ class S3Store(ObjectStore):
         with _errors(options.endpoint_url or "S3"):
             self._client = self._connect(session, options.config())
             self._prober = self._connect(session, options.config(**quick))
+        self._client.meta.events.register("before-send.s3", self._before_send)
 
     def close(self) -> None:
         self._client.close()
@@ -111,6 +113,11 @@ class S3Store(ObjectStore):
     def _connect(self, session: boto3.Session, config: Config) -> S3Client:
         options = self._options
         return session.client("s3", endpoint_url=options.endpoint_url, region_name=options.region, config=config)
+
+    def _before_send(self, request: AWSPreparedRequest, **_: object) -> None:
+        """At each attempt of a request; what clears up after a transfer (POST, DELETE) is sent in any case."""
+        if request.method in ("GET", "HEAD", "PUT"):
+            self._go_on()
 
     def _stat(self, ref: ObjectRef) -> ObjectInfo:
         with _errors(ref.uri, ref.version_id):
@@ -149,7 +156,7 @@ class S3Store(ObjectStore):
         if content_type is not None:
             about["ContentType"] = content_type
         with source.open("rb") as file, _errors(uri):
-            upload = Upload(self._client, about, self._options.part_bytes)
+            upload = Upload(self._client, about, self._options.part_bytes, self._go_on)
             try:
                 made = upload.send(file, checksums=self._checksums)
             except ClientError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from storage.objects.base import Check
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 MOST_PARTS = 10_000  # S3's limit
 LEAST_PART_BYTES = 5 << 20  # S3's limit, for all parts but the last
+#: Below that a body is sent as it is: one that is read piece by piece is announced first, at the cost of a round trip.
+SHORT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +36,15 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Sends a file's bytes as the object that `about` names, at most `part_bytes` a request."""
+    """Sends a file's bytes as the object that `about` names, at most `part_bytes` a request.
+
+    `go_on` is called while bytes are sent; what it raises ends the upload.
+    """
 
     client: S3Client
     about: Mapping[str, Any]
     part_bytes: int
+    go_on: Check
 
     def send(self, file: IO[bytes], *, checksums: bool) -> Made:
         """From the file's first byte. `checksums`: whether the server is to verify each part's SHA-256.
@@ -49,7 +58,7 @@ class Upload:
         if len(first) == part_bytes:
             return self._in_parts(first, file, part_bytes, checksums)
         proof: dict[str, Any] = _sum(first) if checksums else {}
-        answer = self.client.put_object(**self.about, Body=first, **proof)
+        answer = self.client.put_object(**self.about, Body=self._body(first), **proof)
         return Made(len(first), hashlib.sha256(first).hexdigest(), answer.get("ETag"), answer.get("VersionId"))
 
     def _in_parts(self, first: bytes, file: IO[bytes], part_bytes: int, checksums: bool) -> Made:
@@ -62,7 +71,7 @@ class Upload:
             while chunk:
                 proof: dict[str, Any] = _sum(chunk) if checksums else {}
                 number = len(parts) + 1
-                answer = self.client.upload_part(**place, PartNumber=number, Body=chunk, **proof)
+                answer = self.client.upload_part(**place, PartNumber=number, Body=self._body(chunk), **proof)
                 parts.append({"PartNumber": number, "ETag": answer["ETag"], **proof})  # type: ignore[typeddict-item]
                 size += len(chunk)
                 digest.update(chunk)
@@ -73,6 +82,21 @@ class Upload:
                 self.client.abort_multipart_upload(**place)
             raise
         return Made(size, digest.hexdigest(), made.get("ETag"), made.get("VersionId"))
+
+    def _body(self, chunk: bytes) -> bytes | _Body:
+        return chunk if len(chunk) < SHORT_BYTES else _Body(chunk, self.go_on)
+
+
+class _Body(io.BytesIO):
+    """Bytes on their way, a few at a time."""
+
+    def __init__(self, chunk: bytes, go_on: Check) -> None:
+        super().__init__(chunk)
+        self._go_on = go_on
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._go_on()
+        return super().read(size)
 
 
 def _sum(chunk: bytes) -> dict[str, str]:

@@ -379,3 +379,59 @@ def test_many_threads_can_use_one_store(place: Place, tmp_path: Path) -> None:
         thread.join()
     assert failed == []
     assert list(store.list(place.bucket)) == []
+
+
+class Unwanted(BaseException):
+    """As a cancellation is."""
+
+
+class Patience:
+    """Wants a transfer for so many looks, and counts how often it is asked."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+        self.asked = 0
+
+    def __call__(self) -> None:
+        self.asked += 1
+        if self.asked > self.looks:
+            raise Unwanted
+
+
+@pytest.mark.parametrize("looks", [0, 1, 4])
+def test_a_download_that_is_not_wanted_any_more_ends_within_a_chunk_and_leaves_nothing(
+    place: Place, target: Path, looks: int
+) -> None:
+    ref = place.put("object", bytes(3 * PART))
+    patience = Patience(looks)
+    with pytest.raises(Unwanted):
+        place.store.download(ref, target, max_bytes=MANY, check=patience)
+    assert patience.asked == looks + 1
+    assert list(target.parent.iterdir()) == []
+    assert place.store.download(ref, target, max_bytes=MANY).size == 3 * PART
+
+
+@pytest.mark.parametrize("looks", [0, 1, 100])
+@pytest.mark.parametrize("size", [PART - 1, 3 * PART])
+def test_an_upload_that_is_not_wanted_any_more_ends_within_a_chunk_and_leaves_nothing(
+    place: Place, tmp_path: Path, looks: int, size: int
+) -> None:
+    piece = 1 << 20 if isinstance(place.store, LocalStore) else 1 << 17
+    patience = Patience(min(looks, size // piece - 1))
+    source = place.file(bytes(size))
+    with pytest.raises(Unwanted):
+        place.store.upload(source, place.uri("object"), check=patience)
+    assert patience.asked == patience.looks + 1
+    assert list(place.store.list(place.bucket)) == []
+    assert list((tmp_path / "store").glob(".incoming/*")) == []
+
+
+def test_nobody_asks_on_behalf_of_a_transfer_that_has_ended(place: Place, target: Path) -> None:
+    ref = place.put("object", b"content")
+    patience = Patience(1000)
+    place.store.download(ref, target, max_bytes=MANY, check=patience)
+    place.store.upload(target, ref.uri, check=patience)
+    asked = patience.asked
+    place.put("object", bytes(2 * PART))
+    place.store.stat(ref)
+    assert patience.asked == asked > 0

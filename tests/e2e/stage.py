@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ COMMAND = [sys.executable, "-m", "console"]
 
 
 class Worker:
-    """One `mediamill worker` process."""
+    """One `mediamill worker` process, or another program that is one."""
 
-    def __init__(self, environ: Mapping[str, str], log: Path) -> None:
+    def __init__(self, environ: Mapping[str, str], log: Path, command: Sequence[str] = (*COMMAND, "worker")) -> None:
         self.port = free_port()
         self.log = log
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                [*COMMAND, "worker"],
+                command,
                 env={**environ, "MEDIAMILL_HTTP_BIND": f"127.0.0.1:{self.port}"},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -116,10 +116,11 @@ class Stage:
         self.table = JobTable(self.database)
         self.workers: list[Worker] = []
 
-    def worker(self, **settings: str) -> Worker:
-        """Starts a worker; `settings` are variables without their prefix (`lease="2s"`)."""
+    def worker(self, *roles: str, **settings: str) -> Worker:
+        """Starts a worker, of all roles or of these; `settings` are variables without their prefix (`lease="2s"`)."""
         environ = self.environ | {f"MEDIAMILL_{name.upper()}": value for name, value in settings.items()}
-        worker = Worker(environ, self.folder / f"worker-{len(self.workers)}.log")
+        command = [*COMMAND, "worker", *(f"--role={role}" for role in roles)]
+        worker = Worker(environ, self.folder / f"worker-{len(self.workers)}.log", command)
         self.workers.append(worker)
         return worker
 

@@ -60,6 +60,23 @@ def test_while_a_worker_drains_it_claims_nothing_and_says_that_it_is_not_ready(m
     assert [row["state"] for row in rows(mill, [running, later])] == ["succeeded", "queued"]
 
 
+def test_nothing_is_claimed_beside_a_job_that_runs_alone(mill: Stage) -> None:
+    _, *others = crew(mill, 1)
+    for other in others:
+        other.kill()
+    [suspect] = submitted(mill, [sleep(1.5, run_after="2100-01-01T00:00:00Z")])
+    mill.table.rows("UPDATE jobs SET losses = 2, run_after = now() WHERE id = :id", id=suspect)
+    until(lambda: rows(mill, [suspect])[0]["alone"], mill)
+    innocent = submitted(mill, [{"type": "test.noop"}] * 5)
+    wait_for_state(mill, innocent, "succeeded")
+    end = history(mill, suspect)[-1]
+    assert (end["kind"], rows(mill, [suspect])[0]["alone"]) == ("succeeded", False)
+    for id_ in innocent:
+        claimed = history(mill, id_)[1]
+        assert claimed["kind"] == "claimed"
+        assert claimed["at"] >= end["at"]
+
+
 def test_a_second_signal_ends_the_worker_at_once_and_its_jobs_are_taken_back(mill: Stage) -> None:
     [worker] = crew(mill, 1)
     [id_] = submitted(mill, [fault("sleep", first=1)])

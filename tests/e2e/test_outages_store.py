@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.kills import counters, crew, history, rows, short_leased, submitted, wait_for_state
 from tests.e2e.shared import until
 from tests.e2e.stage import Stage
-from tests.integration.test_s3_faults import PASS, Fault, FaultyProxy
+from tests.servers.faulty_proxy import PASS, Fault, FaultyProxy
 from tests.servers.postgres import PostgresServer
 from tests.servers.s3 import S3Bucket, S3Server
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -94,6 +97,36 @@ def test_people_see_a_table_with_the_words_marked(search: InProcess) -> None:
     assert "s3://media/shiba.png" in out
     assert "caption: a small dog runs along the [beach]" in out
     assert search("search", "zebra", "--label", "set=scripts")[1] == "nothing found\n"
+
+
+#: What a command that only asks a worker and the database must not pay for.
+HEAVY = {
+    "PIL", "alembic", "anyio", "asyncio", "boto3", "botocore", "config.catalogue", "handlers.image.caption",
+    "huggingface_hub", "jinja2", "kafka", "numpy", "rich.console", "sqlalchemy", "storage.embedded", "storage.schema",
+    "storage.settle", "structlog", "torch", "transformers", "yaml",
+}  # fmt: skip
+
+
+#: The object store brings its own logging, for the upload.
+OF_THE_STORE = {"asyncio", "rich.console", "structlog"}
+
+
+@pytest.mark.parametrize("by", ["text", "picture"])
+def test_a_search_loads_nothing_that_it_does_not_need(mill: Stage, pictures: list[Path], by: str) -> None:
+    arguments = ["a dog"] if by == "text" else ["--image", str(pictures[10])]
+    heavy = HEAVY if by == "text" else HEAVY - OF_THE_STORE
+    program = (
+        "import sys\n"
+        "from console.cli import run\n"
+        f"code = run(['search', '--json', '--min-score', '-1', *{arguments!r}])\n"
+        f"print(sorted({heavy!r} & set(sys.modules)), code, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=mill.environ, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[] 0"
+    answer = json.loads(done.stdout)
+    assert "pictures" in answer["searched"]
+    assert answer["hits"]
 
 
 # --- pictures ---

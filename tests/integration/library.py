@@ -7,12 +7,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import text
-
 from storage.claim import Pin, PinnedInput, Want, claim, pin
 from storage.database import Database
 from storage.settle import Artifact, Ending, NewEmbedding, NewText, Rules, Settlement, settle
 from storage.spaces import Space
+from storage.sql import text
 from storage.submit import NewJob, submit
 from storage.workers import register
 

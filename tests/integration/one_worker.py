@@ -98,6 +98,7 @@ class OneWorker:
         output: str = "s3://media/derived/",
         handlers: Sequence[type[AnyHandler]] = (),
         image_limits: ImageLimits | None = None,
+        max_bytes: int = 1 << 20,
     ) -> None:
         self.database = database
         self.table = JobTable(database)
@@ -109,10 +110,11 @@ class OneWorker:
         self._store = store
         self._scratch = folder
         self._output = output
+        self._max_bytes = max_bytes
         self._registry = Registry([Look, *handlers])
         settings = Settings.load(environ={}, files=[]).settings
         self._image_limits = image_limits or ImageLimits.of(settings)
-        self._attempts = Attempts(RealClock())
+        self.attempts = Attempts(RealClock())
 
     async def run(self, type_: str = TYPE) -> Counter[str]:
         """Runs all that can be claimed now; how many jobs are in which state then."""
@@ -131,12 +133,12 @@ class OneWorker:
             database=self.database,
             database_limiter=database_limiter,
             patience=patience,
-            fetcher=Fetcher(self.reader, pin, max_bytes=1 << 20, limiter=fetch_limiter, metrics=self.metrics),
+            fetcher=Fetcher(self.reader, pin, max_bytes=self._max_bytes, limiter=fetch_limiter, metrics=self.metrics),
             executor=cast(Executor, self.executor),
             outputs=Outputs(
                 self._store,
                 default_prefix=self._output,
-                max_bytes=1 << 20,
+                max_bytes=self._max_bytes,
                 limiter=fetch_limiter,
                 metrics=self.metrics,
             ),
@@ -149,14 +151,15 @@ class OneWorker:
             backoff=Backoff(1e-6, 1e-6, random.Random(1)),
             scratch=self._scratch,
             metrics=self.metrics,
-            finished=self._attempts.remove,
+            alone=self.attempts.alone,
+            finished=self.attempts.remove,
         )
         async with anyio.create_task_group() as group:
             group.start_soon(record.keep)
             group.start_soon(pin.keep)
             async with anyio.create_task_group() as attempts:
                 for job in claimed:
-                    attempts.start_soon(runner.run, self._attempts.add(job))
+                    attempts.start_soon(runner.run, self.attempts.add(job))
             group.cancel_scope.cancel()
         rows = self.table.rows("SELECT state FROM jobs WHERE id = ANY(:ids)", ids=[job.fence.id for job in claimed])
         return Counter(row["state"] for row in rows)

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 import pytest
-from sqlalchemy import Connection
 
 from storage import jobs, workers
 from storage.claim import ClaimedJob, Want, claim
 from storage.database import Database, Unreachable
 from storage.settle import Ending, Rules, Settlement, settle
+from storage.sql import Connection
 from tests.fixtures import JobTable
 from tests.servers.leashed import wait_until
 from worker.attempts import Attempts, Stop

@@ -20,6 +20,7 @@ from storage.claim import Pin, PinnedInput, Want, claim, pin
 from storage.database import Database
 from storage.settle import Ending, NewEmbedding, NewText, Rules, Settlement, settle
 from storage.spaces import Space, ensure_space
+from storage.sql import text
 from storage.workers import register
 from tests.fixtures import JobTable
 from tests.integration.test_embedded import eventually, postmaster
@@ -354,7 +355,7 @@ def library(database: Database) -> Space:
     embedded_picture(database, space, "ab" * 32, "[1,0]", "a cat on a mat")
     embedded_picture(database, space, "cd" * 32, "[0,1]", "a dog in the park")
     with database.transaction() as connection:
-        connection.exec_driver_sql("UPDATE workers SET retired_at = now(), retired_why = 'drained'")
+        connection.execute(text("UPDATE workers SET retired_at = now(), retired_why = 'drained'"))
     return space
 
 

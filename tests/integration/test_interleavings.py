@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import Connection, text
 
 from intake.identity import new_id
 from storage import jobs, workers
@@ -18,6 +17,7 @@ from storage.claim import ClaimedJob, Want, WorkerRetired, claim, hold_worker
 from storage.database import Conflict, Database, Unreachable
 from storage.settle import Artifact, Ending, Rules, Settlement, settle
 from storage.spaces import ensure_space
+from storage.sql import Connection, text
 from storage.submit import Admission, NewJob, Submitted, submit, submit_within
 from tests.fixtures import JobTable
 from worker.embedding import embed_job

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import text
 
 from storage import schema
 from storage.database import Database, LockTimeout
 from storage.revision import is_current, newest
 from storage.schema import SchemaMismatch, check, current, head, migrate
+from storage.sql import text
 from tests.fixtures import JobTable
 
 

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
 
 from intake.identity import new_id
 from storage.database import Database, LockTimeout
 from storage.partitions import TABLES, Month, drop_expired, ensure_partitions
 from storage.settle import Ending
+from storage.sql import text
 from tests.fixtures import JobTable
 
 SettleOne = Callable[..., str | None]

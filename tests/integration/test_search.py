@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import Connection, text
 
 from storage.database import Database
 from storage.query import BadQuery
@@ -14,6 +13,7 @@ from storage.schema import migrate
 from storage.search import Hit, NotEmbedded, SearchQuery, search, similar, vector_of
 from storage.segment import searchable
 from storage.spaces import Space, activate, ensure_space
+from storage.sql import Connection, text
 from tests.integration.library import Library, Piece, Said, vector
 from tests.servers.postgres import PostgresServer
 

@@ -7,13 +7,13 @@ import random
 from collections.abc import Iterator, Sequence
 
 import pytest
-from sqlalchemy import text
 
 from storage import search_sql
 from storage.database import Database, rows_json
 from storage.schema import migrate
 from storage.search import SearchQuery, build, search
 from storage.spaces import ensure_space
+from storage.sql import text
 from tests.integration.library import sha256, vector
 from tests.servers.postgres import PostgresServer
 

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Connection, text
 
 from storage.database import Database
 from storage.schema import migrate
 from storage.spaces import MissingEmbedding, Space, activate, ensure_space, live, missing
+from storage.sql import Connection, text
 from tests.integration.library import Library, Piece, sha256
 from tests.servers.postgres import PostgresServer
 
@@ -146,7 +146,7 @@ def test_an_embedding_without_a_time_range_is_stored_once(database: Database) ->
     library.add(Piece("dog", (1, 0)), [space])
     library.add(Piece("dog", (0, 1)), [space])
     with database.transaction() as connection:
-        assert connection.scalars(text("SELECT vector::text FROM embeddings")).all() == ["[1,0]"]
+        assert connection.scalars(text("SELECT vector::text FROM embeddings")) == ["[1,0]"]
 
 
 def test_frames_of_a_film_are_stored_once_each(database: Database) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import text
 
 from storage.database import Database
 from storage.jobs import counts, fold_counts
 from storage.schema import migrate
+from storage.sql import text
 from tests.integration.library import Library, Piece
 from tests.servers.postgres import PostgresServer
 
@@ -77,7 +77,7 @@ def database(postgres_server: PostgresServer) -> Iterator[Database]:
 
 def test_the_views_are_those_of_the_contract_and_no_others(database: Database) -> None:
     with database.transaction() as connection:
-        views = connection.scalars(text("SELECT viewname FROM pg_views WHERE schemaname = 'ops'")).all()
+        views = connection.scalars(text("SELECT viewname FROM pg_views WHERE schemaname = 'ops'"))
     assert sorted(views) == sorted(COLUMNS)
 
 
@@ -90,7 +90,7 @@ def test_a_view_begins_with_the_columns_of_the_contract(database: Database, view
                 WHERE table_schema = 'ops' AND table_name = :view ORDER BY ordinal_position
             """),
             {"view": view},
-        ).all()
+        )
         connection.execute(text(f"SELECT * FROM ops.{view}"))
     assert list(columns[: len(COLUMNS[view])]) == COLUMNS[view]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,13 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from sqlalchemy import Connection
 
-from handlers.protocol import Failure, Order, Outcome, OutputFile, Timings
+from handlers.protocol import Failure, Order, Outcome, Timings
 from storage import jobs
 from storage.claim import ClaimedJob, WorkerRetired
 from storage.database import Conflict, Database
-from storage.objects.base import ObjectInfo
-from storage.objects.uri import ObjectUri
 from storage.settle import Artifact, Ending, Rules, Settlement, already_settled, settle
+from storage.sql import Connection
 from storage.workers import CANCEL_CHANNEL, Running
 from tests.fixtures import JobTable
 from tests.integration.one_worker import one_worker, success
@@ -152,48 +150,6 @@ async def test_a_failure_that_postgres_refuses_fails_its_job_and_no_other(databa
     assert "Postgres refuses" in row["error"]["message"]
     assert row["failures"] == 1
     assert worker.table.row(good)["state"] == "succeeded"
-
-
-# --- alone ---
-
-
-class WatchedStore(CountingStore):
-    """Looks at the job's row while its output is stored."""
-
-    table: JobTable
-    alone: bool | None = None
-
-    def _upload(
-        self, source: Path, uri: ObjectUri, content_type: str | None, metadata: Mapping[str, str]
-    ) -> ObjectInfo:
-        (row,) = self.table.rows("SELECT alone FROM jobs WHERE state = 'running'")
-        self.alone = row["alone"]
-        return super()._upload(source, uri, content_type, metadata)
-
-
-async def test_a_job_that_ran_alone_is_not_to_blame_for_a_death_while_its_outputs_are_stored(
-    database: Database, table: JobTable, tmp_path: Path
-) -> None:
-    """Others run in the same worker by then."""
-    store = WatchedStore(tmp_path / "store")
-    store.table = table
-    uri = store.put("a.jpg", b"picture")
-    with one_worker(database, store, tmp_path) as worker:
-        id_ = look(worker, uri)
-        table.rows("UPDATE jobs SET losses = 2 WHERE id = :id", id=id_)
-        seen: list[bool] = []
-
-        def behave(order: Order) -> Outcome:
-            seen.append(table.row(id_)["alone"])
-            Path(order.scratch).mkdir(exist_ok=True)
-            path = Path(order.scratch) / "a.json"
-            path.write_text("{}")
-            return success(order, files=(OutputFile(role="a", path=str(path), media_type="application/json"),))
-
-        worker.executor.behave = behave
-        assert await worker.run() == {"succeeded": 1}
-    assert seen == [True]
-    assert store.alone is False
 
 
 # --- around it ---

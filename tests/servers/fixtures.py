@@ -13,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+    from tests.servers.kafka import Kafka, KafkaServer
     from tests.servers.postgres import PostgresServer
     from tests.servers.s3 import S3Bucket, S3Server
 
@@ -53,3 +54,34 @@ def s3_bucket(s3_server: S3Server, s3_client: S3Client) -> S3Bucket:
     from tests.servers.s3 import S3Bucket
 
     return S3Bucket.create(s3_server, s3_client)
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[KafkaServer]:
+    from tests.servers.kafka import KafkaServer
+
+    with KafkaServer() as server:
+        yield server
+
+
+@pytest.fixture
+def kafka(kafka_server: KafkaServer) -> Iterator[Kafka]:
+    """The shared broker under names of this test's own; its topics are deleted afterwards."""
+    from tests.servers.kafka import Kafka
+
+    kafka = Kafka(kafka_server)
+    yield kafka
+    if left := kafka.topics():
+        kafka.admin.delete_topics(sorted(left))
+    kafka.close()
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[Kafka]:
+    """A broker of this test's own, which may be killed and frozen: `own_kafka.server`. It takes three seconds."""
+    from tests.servers.kafka import Kafka, KafkaServer
+
+    with KafkaServer() as server:
+        kafka = Kafka(server)
+        yield kafka
+        kafka.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,9 +12,9 @@ from config.lanes import Lane
 from handlers.protocol import Ready
 from handlers.registry import Registry
 from worker.backoff import Backoff
-from worker.claiming import MOST_AT_ONCE, MOST_IN_HAND, Appetite, shares
+from worker.claiming import MOST_AT_ONCE, MOST_IN_HAND, Appetite, in_turn, shares
 from worker.costs import Costs
-from worker.daemon import runnable
+from worker.life import runnable
 
 WEIGHTS: dict[Lane, float] = {"interactive": 8.0, "upload": 4.0, "backfill": 1.0}
 
@@ -70,6 +71,19 @@ def test_claims_are_bounded_whatever_jobs_cost(in_hand: int, cost: float, ahead:
     assert all(1 <= want.n <= MOST_AT_ONCE for want in wants)
     if in_hand >= MOST_IN_HAND:
         assert wants == []
+
+
+def test_cheap_jobs_of_one_lane_do_not_keep_the_others_out() -> None:
+    costs, appetite, rng = Costs(), Appetite(WEIGHTS, 5), random.Random(1)
+    costs.learn("test.noop", 0.0)
+    taken: Counter[str] = Counter()
+    for _ in range(1300):
+        left = MOST_AT_ONCE
+        for want in in_turn(shares(appetite, ["test.noop"], costs, []), appetite, rng):
+            taken[want.lane] += min(want.n, left)
+            left -= min(want.n, left)
+    parts = {lane: taken[lane] / taken.total() * 13 for lane in taken}
+    assert all(abs(parts[lane] - weight) < 0.5 for lane, weight in WEIGHTS.items()), parts
 
 
 def test_back_off_doubles_to_its_cap_and_jitters_there_too() -> None:

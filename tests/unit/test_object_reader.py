@@ -356,3 +356,52 @@ def test_an_object_whose_store_tells_no_version_is_fetched_each_time(reader: Obj
         with reader.read(REF, max_bytes=MANY) as found:
             assert (found.path.read_bytes(), found.pinned.etag) == (content, None)
     assert store.opened == 2
+
+
+class Unwanted(BaseException):
+    """As a cancellation is."""
+
+
+class Wish:
+    """What somebody wants until it is taken back."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def __call__(self) -> None:
+        if self.over.is_set():
+            raise Unwanted
+
+
+def test_when_whoever_fetches_wants_it_no_more_another_of_those_who_wait_fetches(
+    reader: ObjectReader, store: WatchedStore, threads: ThreadPoolExecutor
+) -> None:
+    sha256 = store.put(b"content")
+    wish, gate = Wish(), Gate()
+    store.before = gate
+    first = threads.submit(reader.read, REF, max_bytes=MANY, check=wish)
+    assert gate.reached.wait(WITHIN_S)
+    others = [threads.submit(reader.read, REF, max_bytes=MANY) for _ in range(5)]
+    waiting(reader, 5)
+    wish.over.set()
+    gate.open.set()
+    assert isinstance(first.exception(WITHIN_S), Unwanted)
+    assert {other.result(WITHIN_S).pinned.sha256 for other in others} == {sha256}
+    assert store.opened == 2
+
+
+def test_who_waits_for_another_s_download_and_wants_it_no_more_is_let_go_at_once(
+    reader: ObjectReader, store: WatchedStore, cache: ContentCache, threads: ThreadPoolExecutor
+) -> None:
+    store.put(b"content")
+    wish, gate = Wish(), Gate()
+    store.before = gate
+    first = threads.submit(reader.read, REF, max_bytes=MANY)
+    assert gate.reached.wait(WITHIN_S)
+    second = threads.submit(reader.read, REF, max_bytes=MANY, check=wish)
+    waiting(reader, 1)
+    wish.over.set()
+    assert isinstance(second.exception(WITHIN_S), Unwanted)
+    gate.open.set()
+    with first.result(WITHIN_S) as found:
+        assert found.path.read_bytes() == b"content"

@@ -1,0 +1,1 @@
+"""Kafka: jobs in, results out. The only folder that imports a Kafka client."""
