@@ -25,6 +25,7 @@ from statistics import median, quantiles
 from bench.contestants import PEER_PYTHON, Contestant, Mediamill, MediamillThroughKafka, Procrastinate, closing
 from bench.processes import cpu_s, tree
 from storage.database import Database
+from storage.pooled import PooledDatabase
 from tests.servers.leashed import wait_until
 from tests.servers.postgres import PostgresServer
 
@@ -136,7 +137,7 @@ def measure(given: argparse.Namespace) -> dict[str, object]:
         servers = {"postgres": postgres.pid}
 
         def database(name: str) -> Database:
-            return Database(postgres.create_database(name))
+            return PooledDatabase(postgres.create_database(name))
 
         ours: Contestant
         if given.through == "kafka":

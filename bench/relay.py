@@ -18,6 +18,7 @@ from console.publishing import KafkaEvents
 from intake.kafka.options import KafkaOptions
 from storage import destinations, schema
 from storage.database import Database
+from storage.pooled import PooledDatabase
 from storage.settle import Ending, Rules, Settlement, settle
 from storage.submit import NewJob, submit
 from tests.servers.kafka import Kafka, KafkaServer
@@ -52,7 +53,7 @@ def main() -> None:
     given = parser.parse_args()
     with ExitStack() as stack:
         server = stack.enter_context(PostgresServer({"fsync": "on", "full_page_writes": "on"}))
-        database = Database(server.create_database("bench"))
+        database = PooledDatabase(server.create_database("bench"))
         stack.callback(database.close)
         kafka = Kafka(stack.enter_context(KafkaServer()))
         stack.callback(kafka.close)

@@ -19,6 +19,7 @@ from storage import schema, workers
 from storage.claim import ClaimedJob, Want, claim
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
+from storage.pooled import PooledDatabase
 from storage.settle import Ending, Rules, Settlement, settle
 from storage.submit import NewJob, submit
 
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "pgdata") as server:
-        database = Database(server.url)
+        database = PooledDatabase(server.url)
         schema.migrate(database)
         rounds = [measure(database, given.jobs) for _ in range(given.rounds)]
         database.close()

@@ -39,7 +39,7 @@ def worker_parts(deployment: Deployment, health: Health, metrics: Metrics) -> Pa
     cache = deployment.held(ContentCache(settings.cache, settings.cache_bytes))
     return Parts(
         settings=settings,
-        database=deployment.database,
+        database=deployment.pooled_database,
         store=deployment.store,
         reader=ObjectReader(deployment.store, cache),
         registry=deployment.registry,

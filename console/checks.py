@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
-from config.values import show_duration, show_size
+from config.values import show_size
+from console.check import Check, Status
+from console.check_kafka import kafka
 from console.compose import Deployment
 from console.failures import report
 from storage import schema
@@ -28,34 +27,12 @@ from worker.sandbox import SandboxMode, SandboxUnavailable, probe
 LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "PIL")
 _IMPORTING_TAKES_AT_MOST_S = 120
 _LEAST_FREE_BYTES = 5 << 30
-#: An outage of the database over a weekend must not cost messages.
-LEAST_RETENTION_S = 3 * 86400
-
-
-class Status(StrEnum):
-    """How it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    """It works, but not as one may expect."""
-    FAIL = "fail"
-    """A worker cannot work so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    status: Status
-    detail: str
-    fix: tuple[str, ...] = ()
 
 
 def run_checks(deployment: Deployment) -> list[Check]:
     """All checks, beside each other: none waits for another's time limit."""
     checks: tuple[Callable[[Deployment], Check], ...] = (
-        _postgres, _store, _kafka, _executor, _checkpoints, _sandbox, _ffmpeg, _disk,
+        _postgres, _store, kafka, _executor, _checkpoints, _sandbox, _ffmpeg, _disk,
     )  # fmt: skip
     with ThreadPoolExecutor(len(checks)) as threads:
         return list(threads.map(lambda check: check(deployment), checks))
@@ -99,46 +76,6 @@ def _store(deployment: Deployment) -> Check:
     return Check("object store", Status.OK, f"{where}: {places}")
 
 
-def _kafka(deployment: Deployment) -> Check:
-    if (options := deployment.kafka) is None:
-        return Check("kafka", Status.OK, "none: jobs come by the command line; MEDIAMILL_KAFKA_BOOTSTRAP names one")
-    from intake.kafka import topics
-    from intake.kafka.backlog import backlog, unread_before
-    from intake.kafka.errors import KafkaTrouble, NotAllowed
-
-    settings = deployment.settings
-    wanted = [topic.name for topic in topics.wanted(settings)]
-    try:
-        cluster = topics.cluster_id(options)
-        there = topics.present(options, wanted)
-        places = backlog(options, settings.lane_topics, settings.kafka_group)
-        about = f"cluster {cluster}, {sum(one.waiting for one in places)} messages wait"
-        if missing := [name for name in wanted if name not in there]:
-            fix = "make them" if not settings.kafka_create_topics else "the first worker makes them"
-            status = Status.WARN if settings.kafka_create_topics else Status.FAIL
-            return Check("kafka", status, f"{about}; missing: {', '.join(missing)}", (fix,))
-        try:
-            kept = topics.retention(options, list(settings.lane_topics.values()))
-        except NotAllowed as error:
-            return Check("kafka", Status.WARN, f"{about}; how long topics keep messages is not known", (str(error),))
-        fixes = []
-        for topic, seconds in kept.items():
-            if seconds is None:
-                continue
-            half_ago = round((time.time() - seconds / 2) * 1000)
-            if unread_before(options, [one for one in places if one.topic == topic], half_ago):
-                fixes.append(
-                    f"{topic}: messages wait for longer than half of the {show_duration(seconds)} it keeps them"
-                )
-            elif seconds < LEAST_RETENTION_S:
-                fixes.append(f"{topic} keeps messages for {show_duration(seconds)}: a longer outage loses them")
-    except KafkaTrouble as error:
-        return Check("kafka", Status.FAIL, str(error))
-    if fixes:
-        return Check("kafka", Status.WARN, about, tuple(fixes))
-    return Check("kafka", Status.OK, about)
-
-
 def _executor(deployment: Deployment) -> Check:
     """Really imports what the executor needs: a library that is there may still not load."""
     python = deployment.settings.executor_python
@@ -147,7 +84,7 @@ def _executor(deployment: Deployment) -> Check:
         f"found = {{name: getattr(importlib.import_module(name), '__version__', '?') for name in {LIBRARIES!r}}}\n"
         "print(json.dumps([sys.version.split()[0], found]))"
     )
-    fix = ("make setup, or name its interpreter in MEDIAMILL_EXECUTOR_PYTHON",)
+    fix = ("make setup, the image of the target executor, or its interpreter in MEDIAMILL_EXECUTOR_PYTHON",)
     try:
         asked = subprocess.run(
             [str(python), "-c", program],

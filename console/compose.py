@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from intake.kafka.publisher import Publisher
     from intake.message import Rules
     from storage import settle
-    from storage.database import Database
+    from storage.database import Database, Limits
     from storage.objects.base import ObjectStore
     from storage.objects.rules import BucketRules
     from storage.objects.uri import ObjectPrefix
@@ -60,28 +60,15 @@ class Deployment:
     @cached_property
     def bare_database(self) -> Database:
         """The database, whatever its schema is."""
-        return self._pool(self.settings.database_connections)
+        from storage.direct import DirectDatabase
 
-    def own_database(self, connections: int) -> Database:
-        """A pool of its own for a thread that works beside the others, and must not take their connections."""
-        _ = self.database  # its schema is looked at once
-        return self._pool(connections)
-
-    def _pool(self, connections: int) -> Database:
-        from storage.database import Database
-
-        database = Database(
-            self.database_url,
-            pool=connections,
-            connect_timeout_s=int(self.settings.database_connect_s),
-            statement_timeout_s=self.settings.database_statement_s,
-        )
+        database = DirectDatabase(self.database_url, **self._limits)
         self._open.callback(database.close)
         return database
 
     @cached_property
     def database(self) -> Database:
-        """The database at a revision that this build can use.
+        """The database at a revision that this build can use, for commands that are soon over.
 
         An embedded one is brought there: nobody else looks after it. A configured one may be other people's too:
         raises SchemaMismatch, which says what to run.
@@ -98,6 +85,27 @@ class Deployment:
                     raise
                 schema.migrate(self.bare_database)
         return self.bare_database
+
+    @cached_property
+    def pooled_database(self) -> Database:
+        """The same for a process that stays, whose threads work at the same time."""
+        return self.own_database(self.settings.database_connections)
+
+    def own_database(self, connections: int) -> Database:
+        """A pool of its own for a part that works beside the others, and must not take their connections."""
+        from storage.pooled import PooledDatabase
+
+        self.database.close()  # its schema is looked at once; its connection is of no more use
+        database = PooledDatabase(self.database_url, pool=connections, **self._limits)
+        self._open.callback(database.close)
+        return database
+
+    @property
+    def _limits(self) -> Limits:
+        return {
+            "connect_timeout_s": int(self.settings.database_connect_s),
+            "statement_timeout_s": self.settings.database_statement_s,
+        }
 
     @cached_property
     def kafka(self) -> KafkaOptions | None:

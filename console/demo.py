@@ -36,6 +36,7 @@ from console.failures import CommandFailed, Exit, report, unreachable
 from console.output import Column
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
+from storage.pooled import PooledDatabase
 
 T = TypeVar("T")
 
@@ -197,7 +198,7 @@ async def _postgres(demo: Demo) -> AsyncIterator[Database]:
             await anyio.to_thread.run_sync(server.start)
             held.callback(server.close)
             said.text = "embedded, with pgvector; no port, a socket that only this user can reach"
-        database = Database(server.url, pool=2)
+        database = PooledDatabase(server.url, pool=2)
         held.callback(database.close)
         yield database
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from storage.jobs import JobRecord
 
 #: A job's stages in their order; what other builds recorded comes after them.
-STAGES = ("queued", "fetch", "execute", "prepare", "wait", "infer", "finish", "store", "record")
+STAGES = ("queued", "alone", "fetch", "execute", "prepare", "wait", "infer", "finish", "store", "record")
 _LIST = (
     Column("id"), Column("type"), Column("state"), Column("lane"), Column("age", right=True),
     Column("seconds", right=True), Column("tries", right=True), Column("error", shrinks=True),

@@ -184,7 +184,9 @@ class Setup:
             target = ["--python", str(interpreter)]
             hashed = ["--require-hashes", "--build-constraints", str(build)]
             locked = [str(lock) for lock in locks]
-            self.call([uv, "pip", "sync", "-q", *hashed, *uv_options, *target, *locked], uv_env)
+            # The command line starts often; where no bytecode may be written, each start would compile all it imports.
+            compiled = ["--compile-bytecode"] if project else []
+            self.call([uv, "pip", "sync", "-q", *compiled, *hashed, *uv_options, *target, *locked], uv_env)
             if project:
                 self.call([uv, "pip", "install", "-q", "--offline", "--no-deps", *target, "-e", str(self.root)], uv_env)
         stamp.write(key, wanted)

@@ -141,11 +141,14 @@ class Message(Declared):
 
     type: Annotated[str, Field(min_length=1, max_length=100)] = Field(description="The job type.")
     inputs: dict[str, Any] = Field(
-        default={},
+        default_factory=dict,
+        json_schema_extra={"default": {}},
         description="What the job reads, by role, as the type declares: a reference, a list of them or a map of them."
         " A reference is a URI or an object (see References). URIs stand here and nowhere else.",
     )
-    params: dict[str, Any] = Field(default={}, description="Parameters of the type.")
+    params: dict[str, Any] = Field(
+        default_factory=dict, json_schema_extra={"default": {}}, description="Parameters of the type."
+    )
     id: Id | None = Field(
         default=None,
         description="The job's id, any UUID; best of version 7, which begins with the time. The same id with the same"
@@ -180,7 +183,9 @@ class Message(Declared):
         " else the setting's.",
     )
     labels: Annotated[dict[Label, Annotated[str, Field(max_length=256)]], Field(max_length=32)] = Field(
-        default={}, description="Texts to find jobs by; keys of at most 64 characters without spaces and `=`."
+        default_factory=dict,
+        json_schema_extra={"default": {}},
+        description="Texts to find jobs by; keys of at most 64 characters without spaces and `=`.",
     )
     embed: bool = Field(default=True, description="Whether the images that it reads and makes get their embedding.")
     callback: Callback | None = Field(

@@ -63,4 +63,3 @@ def arrivals(connection: Connection, expected: Sequence[Expected]) -> dict[uuid.
         elif one.dedupe_key is not None and (holder := held.get((one.tenant, one.dedupe_key))) is not None:
             found[one.id] = Arrived(holder)
     return found
-

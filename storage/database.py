@@ -7,15 +7,14 @@ by `jsonb_to_recordset`: one statement for many jobs.
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import psycopg2
 from psycopg2 import errors as pg
 from psycopg2 import extras
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from psycopg2.extensions import connection as Driver  # noqa: N812 a class, whatever its name
 
 from storage.sql import Connection as Connection  # for those who take part in a transaction
@@ -48,37 +47,34 @@ class LockTimeout(DatabaseError):
     """A lock was not to be had in time: nothing has happened."""
 
 
-class Database:
-    """A pool of connections to one Postgres.
+class Limits(TypedDict, total=False):
+    """How long things may take, in seconds."""
 
-    `url` is a libpq URL. `pool` connections at most; a thread that wants one more waits `pool_timeout_s` at most.
-    `statement_timeout_s` bounds every statement, so that a stuck server shows as an error and not as a hung worker;
-    `idle_timeout_s` every pause within a transaction: a process that is stopped there keeps its connection, and its
-    locks would stop the others.
-    """
+    connect_timeout_s: int
+    """5 where it is not said."""
+    statement_timeout_s: float
+    """Of every statement, so that a stuck server shows as an error and not as a hung worker; 60."""
+    idle_timeout_s: float
+    """Of every pause within a transaction: a process that is stopped there keeps its connection, and its locks would
+    stop the others; 10."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        pool: int = 8,
-        connect_timeout_s: int = 5,
-        statement_timeout_s: float = 60,
-        idle_timeout_s: float = 10,
-        pool_timeout_s: float = 30,
-    ) -> None:
+
+class Database(ABC):
+    """One Postgres: `storage.pooled` for processes that stay, `storage.direct` for commands that are soon over."""
+
+    def __init__(self, url: str, **limits: Unpack[Limits]) -> None:
+        """`url` is a libpq URL."""
         self.url = url
-        self._connect_timeout_s = connect_timeout_s
-        self._limits = f"""
-            SET statement_timeout = {int(statement_timeout_s * 1000)};
-            SET idle_in_transaction_session_timeout = {int(idle_timeout_s * 1000)};
+        self._connect_timeout_s = limits.get("connect_timeout_s", 5)
+        self._settings = f"""
+            SET statement_timeout = {int(limits.get("statement_timeout_s", 60) * 1000)};
+            SET idle_in_transaction_session_timeout = {int(limits.get("idle_timeout_s", 10) * 1000)};
             SET timezone = 'UTC';
             SET jit = off
         """
-        self._pool = _Pool(self.connect, pool, patience_s=pool_timeout_s)
 
     def connect(self) -> Driver:
-        """A connection outside of the pool, with the same limits. Raises psycopg2.Error."""
+        """A connection for the caller alone, with the limits. Raises psycopg2.Error."""
         driver = psycopg2.connect(
             self.url,  # libpq reads it, so that everything it knows (sockets, several hosts, sslmode) works
             connect_timeout=self._connect_timeout_s,
@@ -93,34 +89,21 @@ class Database:
         extras.register_uuid(None, driver)  # type: ignore[no-untyped-call]
         # SET and not a start-up option: transaction poolers refuse those. All in one round trip.
         with driver.cursor() as cursor:
-            cursor.execute(self._limits)
+            cursor.execute(self._settings)
         driver.autocommit = False
         return driver
 
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """A transaction: committed at the end, rolled back on an exception.
+    @abstractmethod
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """A transaction: committed at the end, rolled back on an exception. Raises one of the classes above."""
 
-        Raises one of the classes above instead of the driver's errors.
-        """
-        with self._driver() as driver:
-            yield Connection(driver)
-            driver.commit()
-
-    @contextmanager
-    def autocommit(self) -> Iterator[Connection]:
+    @abstractmethod
+    def autocommit(self) -> AbstractContextManager[Connection]:
         """A connection outside of transactions, for what cannot run inside one (`CREATE INDEX CONCURRENTLY`)."""
-        with self._driver() as driver:
-            driver.autocommit = True
-            yield Connection(driver)
 
-    @contextmanager
-    def _driver(self) -> Iterator[Driver]:
-        with self._pool.connection() as driver:
-            try:
-                yield driver
-            except psycopg2.Error as error:
-                raise sorted_out(error, lost=bool(driver.closed)) from error
+    @abstractmethod
+    def close(self) -> None:
+        """Closes what is idle. It may be used again, by new connections."""
 
     def retrying(
         self,
@@ -139,81 +122,13 @@ class Database:
         with self.transaction() as connection:
             return transaction(connection)
 
-    def close(self) -> None:
-        """Closes idle connections; those in use are closed when they are given back."""
-        self._pool.clear()
-
-
-class _Pool:
-    """Connections that are used again, the last one first: no more are made than were needed at a time."""
-
-    def __init__(self, connect: Callable[[], Driver], most: int, *, patience_s: float) -> None:
-        self._connect = connect
-        self._most = most
-        self._patience_s = patience_s
-        self._places = threading.BoundedSemaphore(most)
-        self._lock = threading.Lock()
-        self._idle: list[Driver] = []
-        self._cleared = 0
-
-    @contextmanager
-    def connection(self) -> Iterator[Driver]:
-        """One for the caller alone; what it has left undone at the end is rolled back. Raises Unreachable."""
-        if not self._places.acquire(timeout=self._patience_s):
-            raise Unreachable(f"all {self._most} connections were in use for {self._patience_s:g} s")
-        try:
-            with self._lock:
-                driver, cleared = self._idle.pop() if self._idle else None, self._cleared
-            try:
-                driver = driver or self._connect()
-            except psycopg2.Error as error:
-                raise sorted_out(error) from error
-            try:
-                yield driver
-            finally:
-                self._give_back(driver, cleared)
-        finally:
-            self._places.release()
-
-    def _give_back(self, driver: Driver, cleared: int) -> None:
-        if not _is_clean(driver):
-            # Whatever ended it has most likely ended the idle ones too: one error tells of it, not one for each.
-            self.clear()
-        with self._lock:
-            if cleared == self._cleared:
-                self._idle.append(driver)
-                return
-        _close(driver)
-
-    def clear(self) -> None:
-        """Closes the idle ones, and those in use when they are given back."""
-        with self._lock:
-            self._cleared += 1
-            idle, self._idle = self._idle, []
-        for driver in idle:
-            _close(driver)
-
-
-def _is_clean(driver: Driver) -> bool:
-    """Whether it can be used again; rolls back what is open."""
-    with suppress(psycopg2.Error):
-        driver.rollback()
-        driver.autocommit = False
-        return not driver.closed and driver.info.transaction_status == TRANSACTION_STATUS_IDLE
-    return False
-
-
-def _close(driver: Driver) -> None:
-    with suppress(psycopg2.Error):
-        driver.close()
-
 
 #: The server takes no writes (a standby, or a primary that is handed over); it ended a session that stood still.
 AWAY = ("25006", "25P03")
 
 
-def sorted_out(error: psycopg2.Error, *, lost: bool = False) -> Exception:
-    """One of the classes above for an error of the driver, itself where it is a defect of ours.
+def sorted_out(error: psycopg2.Error, *, lost: bool = False) -> DatabaseError | None:
+    """One of the classes above for an error of the driver; None for a defect of ours.
 
     `lost` says that it was the connection's end.
     """
@@ -230,7 +145,7 @@ def sorted_out(error: psycopg2.Error, *, lost: bool = False) -> Exception:
         # No SQLSTATE: the connection was lost before the server could answer.
         # 57: the server shuts down or starts up; 53: it is out of connections, memory or disk.
         return Unreachable(message)
-    return error
+    return None
 
 
 def rows_json(rows: Sequence[Mapping[str, Any]]) -> str:

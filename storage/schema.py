@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg2
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, NullPool, create_engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, NullPool, text
 
 import migrations
-from storage.database import Database, sorted_out
+from storage.database import Database
 from storage.partitions import ensure_partitions
+from storage.pooled import engine, sorted_errors
 from storage.revision import current as current
 
 #: Two migrations at once would race for the same names; one number for all of mediamill.
@@ -47,16 +46,8 @@ def head() -> str:
 @contextmanager
 def _transaction(database: Database) -> Iterator[Connection]:
     """A transaction as Alembic wants it, with SQLAlchemy's connection. Raises what Database's own raise."""
-    engine = create_engine("postgresql+psycopg2://", creator=database.connect, poolclass=NullPool)
-    try:
-        with engine.begin() as connection:
-            yield connection
-    except psycopg2.Error as error:  # as it comes from `creator`
-        raise sorted_out(error) from error
-    except DBAPIError as error:
-        if not isinstance(error.orig, psycopg2.Error):
-            raise
-        raise sorted_out(error.orig, lost=error.connection_invalidated) from error
+    with sorted_errors(), engine(database, poolclass=NullPool).begin() as connection:
+        yield connection
 
 
 def migrate(database: Database, revision: str = "head") -> None:

@@ -1,33 +1,26 @@
 """Statements with named values, and what Postgres answers: what a transaction is worked with.
 
-A thin layer over psycopg2, in the words of SQLAlchemy's Core (`text`, `execute`, `scalars`, `mappings`). Core itself is
-not used for it: every statement here is written out, so of all that it can do nothing was needed but this, and its
-import takes longer than a short command does altogether.
+Neutral of who runs them: `storage.pooled` does it through SQLAlchemy, `storage.direct` by psycopg2 alone. What a
+statement and its answer mean is the same in both, and held so by one contract suite.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Protocol
-
-import psycopg2.extensions
-
-
-class HasText(Protocol):
-    """A statement: ours, or SQLAlchemy's of the same name."""
-
-    @property
-    def text(self) -> str:
-        """SQL with `:name` for each value."""
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with `:name` for each value; a cast is written `::type` or CAST, a colon that is meant as such `\\:`."""
+    """SQL with `:name` for each value, as SQLAlchemy's `text` reads it.
+
+    A cast of a value is written CAST, any other one `::type` as well; a colon before a word that is meant as such is
+    written `\\:`. A percent sign is one.
+    """
 
     text: str
 
@@ -48,9 +41,9 @@ class Row(tuple[Any, ...]):
 
 
 class Result:
-    """The rows of a statement, all of them fetched; read once."""
+    """The rows of a statement, all of them fetched."""
 
-    def __init__(self, rows: Sequence[tuple[Any, ...]], columns: Sequence[str], rowcount: int) -> None:
+    def __init__(self, rows: Iterable[Iterable[Any]], columns: Sequence[str], rowcount: int) -> None:
         self.rowcount = rowcount
         """How many rows were given back or changed."""
         self._columns = columns
@@ -91,42 +84,28 @@ class Result:
         return [row[0] for row in self._rows]
 
 
-class Connection:
+class Connection(ABC):
     """A connection within a transaction; of one thread at a time."""
 
-    def __init__(self, driver: psycopg2.extensions.connection) -> None:
-        self._driver = driver
+    @abstractmethod
+    def execute(self, statement: Statement, values: Mapping[str, Any] | None = None) -> Result:
+        """Runs a statement; `values` may hold more than it names.
 
-    def execute(self, statement: HasText, values: Mapping[str, Any] | None = None) -> Result:
-        """Runs a statement; `values` may hold more than it names. Raises what psycopg2 raises."""
-        with self._driver.cursor() as cursor:
-            cursor.execute(_of_psycopg2(statement.text), values or {})
-            if cursor.description is None:
-                return Result([], [], cursor.rowcount)
-            return Result(cursor.fetchall(), [column[0] for column in cursor.description], cursor.rowcount)
+        Raises DatabaseError, and psycopg2.Error for what is a defect of the statement.
+        """
 
-    def scalar(self, statement: HasText, values: Mapping[str, Any] | None = None) -> Any:
+    @abstractmethod
+    def rollback(self) -> None:
+        """Undoes what the transaction has done so far; the next statement begins another."""
+
+    def scalar(self, statement: Statement, values: Mapping[str, Any] | None = None) -> Any:
         """The first column of the first row; None where there is none."""
         row = self.execute(statement, values).first()
         return None if row is None else row[0]
 
-    def scalars(self, statement: HasText, values: Mapping[str, Any] | None = None) -> list[Any]:
+    def scalars(self, statement: Statement, values: Mapping[str, Any] | None = None) -> list[Any]:
         """The first column."""
         return self.execute(statement, values).scalars()
-
-    def rollback(self) -> None:
-        """Undoes what the transaction has done so far; the next statement begins another."""
-        self._driver.rollback()
-
-
-# Not the colons of `a::type` and of `array[1:2]`... a name begins with a letter, and a text has its colons escaped.
-_NAME = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
-
-
-@lru_cache(maxsize=1024)
-def _of_psycopg2(sql: str) -> str:
-    """`:name` as psycopg2 writes it, `%(name)s`."""
-    return _NAME.sub(r"%(\1)s", sql.replace("%", "%%")).replace("\\:", ":")
 
 
 @lru_cache(maxsize=1024)

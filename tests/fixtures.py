@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def migrated_template(postgres_server: PostgresServer) -> str:
     """The name of a database at the newest revision: copied for each test, which takes a tenth of migrating."""
-    from storage.database import Database
+    from storage.pooled import PooledDatabase
     from storage.schema import migrate
 
-    database = Database(postgres_server.create_database("migrated"))
+    database = PooledDatabase(postgres_server.create_database("migrated"))
     migrate(database)
     database.close()
     return "migrated"
@@ -30,10 +30,10 @@ def migrated_template(postgres_server: PostgresServer) -> str:
 @pytest.fixture
 def database(postgres_server: PostgresServer, migrated_template: str) -> Iterator[Database]:
     """An empty, migrated database; `another` on it gives second connections."""
-    from storage.database import Database
+    from storage.pooled import PooledDatabase
 
     with postgres_server.database(template=migrated_template) as url:
-        database = Database(url)
+        database = PooledDatabase(url)
         yield database
         database.close()
 

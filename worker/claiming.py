@@ -76,7 +76,7 @@ def in_turn(wants: Sequence[Want], appetite: Appetite, rng: random.Random) -> li
     One claim takes MOST_AT_ONCE at most, in the order of what is wanted: where jobs are so cheap that a single lane
     fills it, who came last in every claim would starve. (Weighted sampling without replacement: Efraimidis, Spirakis.)
     """
-    weights: dict[str, float] = {**appetite.lanes}
+    weights = {str(lane): weight for lane, weight in appetite.lanes.items()}
     return sorted(wants, key=lambda want: rng.random() ** (1 / weights[want.lane]), reverse=True)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -95,7 +93,7 @@ class Executor:
         self._clock = clock or RealClock()
         self._rng = rng or random.Random()
         self._outbox = Outbox()
-        self._admission = _Admission()
+        self._inside = 0
         self._process: ExecutorProcess | None = None
         self._turned = anyio.Event()
         self._failed_starts = self._given_up = 0
@@ -121,7 +119,7 @@ class Executor:
     @property
     def in_flight(self) -> int:
         """Attempts that `run` has not answered."""
-        return self._admission.inside
+        return self._inside
 
     @property
     def pid(self) -> int | None:
@@ -236,19 +234,21 @@ class Executor:
         Timeout with `waiting` set: the job only waited for the device, which should count as a loss.
         Cancelled, it has the job ended and waits for that, at most for the grace and the kill after it.
         """
-        async with self._admission.place():
-            if self._flight(order.key) is not None:
-                raise ValueError(f"attempt {order.key} is under way already")
-            flight = Flight(order, time_limit_s, progress)
-            self._outbox.put(flight)
-            try:
+        if self._flight(order.key) is not None:
+            raise ValueError(f"attempt {order.key} is under way already")
+        flight = Flight(order, time_limit_s, progress)
+        self._outbox.put(flight)
+        self._inside += 1
+        try:
+            await flight.done.wait()
+        except anyio.get_cancelled_exc_class():
+            self.end(order.key, "cancelled")
+            with anyio.CancelScope(shield=True):
                 await flight.done.wait()
-            except anyio.get_cancelled_exc_class():
-                self.end(order.key, "cancelled")
-                with anyio.CancelScope(shield=True):
-                    await flight.done.wait()
-                raise
-            return flight.outcome()
+            raise
+        finally:
+            self._inside -= 1
+        return flight.outcome()
 
     def end(self, key: str, reason: Literal["cancelled", "interrupted"]) -> None:
         """Has an attempt ended; `run` then returns soon, within the grace and the kill after it.
@@ -261,65 +261,9 @@ class Executor:
         elif (flight := self._flight(key)) is not None and flight.told is None:
             self._outbox.tell(flight, reason, self._clock.monotonic())
 
-    @asynccontextmanager
-    async def exclusive(self) -> AsyncIterator[None]:
-        """For a job that must run alone: entered when all others are out, and no other comes in until it is left.
-
-        `run` is called inside by the task that entered.
-        """
-        async with self._admission.alone():
-            yield
-
     def _flight(self, key: str) -> Flight | None:
         sent = None if self._process is None else self._process.flights.get(key)
         return sent or self._outbox.flights.get(key)
-
-
-class _Admission:
-    """Many at a time, or one that wants to be alone; who wants that is not starved by those who come after."""
-
-    def __init__(self) -> None:
-        self.inside = 0
-        self._wanting = 0
-        self._owner: int | None = None
-        self._turn = anyio.Lock()
-        self._changed = anyio.Event()
-
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        while self._wanting and self._owner != anyio.get_current_task().id:
-            await self._changed.wait()
-        self.inside += 1
-        try:
-            yield
-        finally:
-            self.inside -= 1
-            self._change()
-
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        self._wanting += 1
-        try:
-            async with self._turn:
-                while self.inside:
-                    await self._changed.wait()
-                self._owner = anyio.get_current_task().id
-                try:
-                    yield
-                finally:
-                    self._owner = None
-        finally:
-            self._wanting -= 1
-            # In any case: who came after may go in now, beside those who are still inside.
-            self._wake()
-
-    def _change(self) -> None:
-        if self._wanting or not self.inside:
-            self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
 
 
 def _ended_unsent(key: str, reason: Literal["cancelled", "interrupted"]) -> Outcome | ExecutorInterrupted:

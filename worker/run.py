@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -112,16 +113,17 @@ class Runner:
     async def run(self, attempt: Attempt) -> None:
         """Runs one attempt to its recorded end."""
         job = attempt.job
-        with structlog.contextvars.bound_contextvars(job=str(job.fence.id), attempt=job.fence.attempt, type=job.type):
-            async with AsyncExitStack() as held, self._held(attempt):
-                handler = self._registry[job.type]
-                if job.runs_alone:
-                    await self._be_alone(attempt, held)
-                files = await self._fetch(attempt, handler, held)
-                scratch = self._scratch_folder(job, held)
-                outcome = await self._execute(attempt, handler, files, scratch)
-                artifacts = await self._store(attempt, scratch, outcome)
-                await self._succeed(attempt, handler, files, outcome, artifacts)
+        # In the context of this task alone.
+        structlog.contextvars.bind_contextvars(job=str(job.fence.id), attempt=job.fence.attempt, type=job.type)
+        async with AsyncExitStack() as held, self._held(attempt):
+            handler = self._registry[job.type]
+            if job.runs_alone:
+                await self._be_alone(attempt, held)
+            files = await self._fetch(attempt, handler, held)
+            scratch = self._scratch_folder(job, held)
+            outcome = await self._execute(attempt, handler, files, scratch)
+            artifacts = await self._store(attempt, scratch, outcome)
+            await self._succeed(attempt, handler, files, outcome, artifacts)
 
     # --- the stages ---
 
@@ -129,33 +131,36 @@ class Runner:
         """Waits for this worker to have nothing else in hand, and marks it durably: who dies until `held` closes and
         the end of the attempt is recorded, the executor or the worker, died of this job.
         """
-        async with self._stage(attempt, "alone"):
+        with self._stage(attempt, "alone"):
             await held.enter_async_context(self._alone())
             # Ready first: a death between the mark and the start would be laid at this job's door.
             await self._executor.ready()
             await self._mark_alone(attempt)
 
     async def _fetch(self, attempt: Attempt, handler: AnyHandler, held: AsyncExitStack) -> Files:
-        async with self._stage(attempt, "fetch"):
+        with self._stage(attempt, "fetch"):
             return await self._fetcher.fetch(attempt.job, handler.inputs, held)
 
     async def _execute(self, attempt: Attempt, handler: AnyHandler, files: Files, scratch: Path) -> Outcome:
         order = self._order(attempt.job, handler, files, scratch)
         limit, began = self._limits.of(attempt.job, handler), time.monotonic()
-        async with self._stage(attempt, "execute"):
+        with self._stage(attempt, "execute"):
             outcome = await self._executor.run(order, time_limit_s=limit, progress=_progress_of(attempt))
         longest = time.monotonic() - began
         for stage in ("prepare", "wait", "infer", "finish"):
             # Claims are costed by these: a NaN or an infinity among them would stay in the average for ever.
             seconds = min(max(0.0, getattr(outcome.timings, stage)), longest)
             attempt.timings[stage] = round(seconds, 6)
-            self._metrics.observe("stage_seconds", seconds, stage=stage, type=attempt.job.type)
+            if seconds:  # most jobs skip some of them
+                self._metrics.observe("stage_seconds", seconds, stage=stage, type=attempt.job.type)
         if outcome.failure is not None:
             raise AttemptFailed(outcome)
         return outcome
 
     async def _store(self, attempt: Attempt, scratch: Path, outcome: Outcome) -> list[Artifact]:
-        async with self._stage(attempt, "store"):
+        if not outcome.files:
+            return []
+        with self._stage(attempt, "store"):
             return await self._outputs.store(attempt.job, scratch, outcome.files)
 
     async def _succeed(
@@ -226,8 +231,8 @@ class Runner:
         finally:
             self._finished(attempt)
 
-    @asynccontextmanager
-    async def _stage(self, attempt: Attempt, name: str) -> AsyncIterator[None]:
+    @contextmanager
+    def _stage(self, attempt: Attempt, name: str) -> Iterator[None]:
         attempt.stage = name
         started = time.monotonic()
         try:
@@ -271,7 +276,9 @@ class Runner:
         self._metrics.count("attempts_total", ending=settlement.ending.value, type=attempt.job.type)
         if state != "queued":
             self._metrics.count("jobs_finished_total", state=state, type=attempt.job.type, lane=attempt.job.lane)
-        log.info("attempt ended", ending=settlement.ending.value, state=state, **attempt.timings)
+        # Successes are told together, by the recorder: a line for each takes longer than a small job.
+        level = logging.DEBUG if settlement.ending is Ending.SUCCEEDED else logging.INFO
+        log.log(level, "attempt ended", ending=settlement.ending.value, state=state, **attempt.timings)
         return state
 
     async def _settle_failure(self, attempt: Attempt, settlement: Settlement) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from console import output
-from console.checks import Status, run_checks
+from console.check import Status
+from console.checks import run_checks
 from console.compose import Deployment
 from console.failures import Exit
 from console.options import json_option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -72,6 +73,7 @@ def worker(roles: Sequence[str]) -> None:
                 server = held.enter_context(HealthServer(health, metrics.text, address))
                 log.info("health and metrics are served", host=address[0], port=server.port)
             log.info("roles", roles=[role.value for role in chosen])
+            _collect_less()
             end = anyio.run(lambda: serve(parts, beside=beside))
         log.info("gone", end=end)
 
@@ -101,6 +103,15 @@ def _beside(deployment: Deployment, roles: Sequence[Role], health: Health, metri
         relay = kafka.relay(health, metrics, random.Random())
         outlet.append(Background("relay", relay.run, wake=relay.wake))
     return Beside(intake, outlet)
+
+
+def _collect_less() -> None:
+    """What start-up has made stays, and needs no look at every collection; what a job makes is freed without one.
+
+    Without this, small jobs take a quarter more of the CPU.
+    """
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def _guard_credentials() -> None:

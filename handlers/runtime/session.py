@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -86,10 +85,7 @@ class Session:
                 tell=self._tell_progress,
                 tasks=group,
             )
-            ready = await self._ready()
-            # What is loaded by now stays: a collection need not go through all of torch's modules for each few jobs.
-            gc.freeze()
-            self._put(ready)
+            self._put(await self._ready())
             await self._follow_orders(group, tools)
             group.cancel_scope.cancel()
         self._scheduler.close()

@@ -81,6 +81,8 @@ class Reading:
             self.turn()
         if self._batch is not None:
             self._store(self._batch)
+        elif self._stored:
+            self._commit()
 
     def turn(self) -> None:
         """One poll, and what follows from it."""
@@ -187,6 +189,7 @@ class Reading:
         self._state.over(Trouble.HELD)
         for (lane, outcome), messages in outcomes.items():
             self._signals.received(lane, outcome, messages)
+            log.debug("messages are stored", lane=lane, outcome=outcome.value, messages=messages)
             if outcome is Outcome.JOB:
                 self._caps.added(lane, messages - batch.scheduled(lane))
         for lost in batch.lost:

@@ -44,7 +44,8 @@ class State:
     def paused(self, lane: Lane, why: PauseReason, is_paused: bool) -> None:
         """Whether a lane is not read for this reason."""
         if self._paused.get((lane, why)) is not is_paused:
-            log.debug("whether a lane is paused", lane=lane, why=why, is_paused=is_paused)
+            if is_paused or (lane, why) in self._paused:
+                log.debug("a lane is paused" if is_paused else "a lane is read again", lane=lane, why=why)
             self._paused[lane, why] = is_paused
             self._signals.paused(lane, why, is_paused)
 

@@ -18,15 +18,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from mimetypes import MimeTypes
 from pathlib import Path
-from typing import IO
-
-import structlog
+from typing import IO, TYPE_CHECKING
 
 from storage.objects.base import Body, ObjectInfo, ObjectRef, ObjectStore
 from storage.objects.errors import AccessRefused, ObjectChanged, ObjectMissing, StoreUnavailable
 from storage.objects.keys import key_of, path_of
 from storage.objects.rules import Access, BucketRules
 from storage.objects.uri import BadUri, ObjectUri, shown
+
+if TYPE_CHECKING:
+    from structlog.stdlib import BoundLogger
 
 CHUNK_BYTES = 1 << 20
 INCOMING = ".incoming"  # no bucket has such a name
@@ -35,8 +36,6 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Non-blocking: opening a named pipe would wait for its writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _MAKE_TRIES = 20
-
-log = structlog.get_logger()
 
 
 class LocalStore(ObjectStore):
@@ -145,7 +144,7 @@ class LocalStore(ObjectStore):
             try:
                 uri = ObjectUri(bucket, key)
             except BadUri as error:
-                log.warning("object.left_out", bucket=bucket, key=shown(key), reason=str(error))
+                _log().warning("object.left_out", bucket=bucket, key=shown(key), reason=str(error))
                 continue
             with suppress(ObjectMissing, AccessRefused), self._opened(ObjectRef(uri)) as (_, info):
                 yield ObjectInfo(uri, info.size, info.etag, last_modified=info.last_modified)
@@ -211,6 +210,14 @@ class LocalStore(ObjectStore):
 
 
 _MISSING = "check the URI, or put the object there"
+
+
+def _log() -> BoundLogger:
+    """Made where something is said: most commands say nothing, and its import would be a tenth of their time."""
+    import structlog
+
+    logger: BoundLogger = structlog.get_logger()
+    return logger
 
 
 def _etag(found: os.stat_result) -> str:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import boto3
-import structlog
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -32,12 +31,11 @@ from storage.objects.uri import BadUri, ObjectUri, shown
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from structlog.stdlib import BoundLogger
 
 CHUNK_BYTES = 1 << 20
 _PROBE_S = 5.0
 _RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+)")
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +160,7 @@ class S3Store(ObjectStore):
             except ClientError as error:
                 if status_of(error) != 501 or not self._checksums:
                     raise
-                log.warning("s3.no_checksums", server=self._client.meta.endpoint_url, said=code_of(error))
+                _log().warning("s3.no_checksums", server=self._client.meta.endpoint_url, said=code_of(error))
                 self._checksums = False
                 made = upload.send(file, checksums=False)
         etag, version = normal_etag(made.etag), normal_version(made.version_id)
@@ -188,7 +186,7 @@ class S3Store(ObjectStore):
                 try:
                     uri = ObjectUri(bucket, entry["Key"])
                 except BadUri as error:
-                    log.warning("object.left_out", bucket=bucket, key=shown(entry["Key"]), reason=str(error))
+                    _log().warning("object.left_out", bucket=bucket, key=shown(entry["Key"]), reason=str(error))
                     continue
                 etag = normal_etag(entry.get("ETag"))
                 yield ObjectInfo(uri, entry["Size"], etag, last_modified=entry.get("LastModified"))
@@ -203,6 +201,14 @@ class S3Store(ObjectStore):
                 pass  # it answers and knows us: who may read objects need not be allowed to list them
             except ObjectMissing as error:
                 raise StoreUnavailable(where, error.what, error.fix) from error
+
+
+def _log() -> BoundLogger:
+    """Made where something is said: most commands say nothing, and its import would be a tenth of their time."""
+    import structlog
+
+    logger: BoundLogger = structlog.get_logger()
+    return logger
 
 
 def _address(ref: ObjectRef) -> dict[str, Any]:

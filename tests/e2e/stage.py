@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from storage.database import Database
+from storage.pooled import PooledDatabase
 from tests.fixtures import JobTable
 from tests.servers.leashed import free_port, wait_until
 
@@ -112,7 +112,7 @@ class Stage:
             "MEDIAMILL_HTTP_BIND": "off",
             **environ,
         }
-        self.database = Database(database_url)
+        self.database = PooledDatabase(database_url)
         self.table = JobTable(self.database)
         self.workers: list[Worker] = []
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from storage.database import Database
+from storage.sql import text
 from tests.e2e.stage import Stage, stage
 from tests.fixtures import JobTable
 from tests.servers.kafka import Kafka
@@ -103,6 +104,58 @@ def test_jobs_in_postgres_go_on_while_the_broker_is_away(
         worker.wait_until_ready()
         [event] = own_kafka.consume(own_kafka.name("results"), 1)
         assert event.key == done["id"].encode()
+
+
+def test_what_was_read_can_be_read_again_and_changes_nothing(on_kafka: Stage, kafka: Kafka) -> None:
+    worker = on_kafka.worker("ingest").wait_until_ready()
+    kafka.produce(kafka.name("jobs.backfill"), *(json.dumps({"type": "test.noop"}) for _ in range(20)))
+    wait_until(lambda: _waiting(on_kafka) == 0, 20, "everything to be read")
+    refused = on_kafka.run("ingest", "rewind", "--since", "1h", check=False)
+    assert (refused.returncode, "members" in refused.stderr) == (3, True), refused.stderr
+    worker.drain()
+    with on_kafka.database.transaction() as connection:  # as after a restore of an earlier state
+        connection.execute(text("DELETE FROM jobs WHERE id IN (SELECT id FROM jobs LIMIT 5)"))
+        for table in ("job_details", "job_events"):
+            connection.execute(text(f"DELETE FROM {table} t WHERE NOT EXISTS (SELECT FROM jobs WHERE id = t.id)"))
+    moved = on_kafka.json("ingest", "rewind", "--since", "1h")
+    assert sum(one["before"] - one["offset"] for one in moved) == 20
+    assert _waiting(on_kafka) == 20
+    on_kafka.worker("ingest").wait_until_ready()
+    wait_until(lambda: _waiting(on_kafka) == 0, 20, "everything to be read again")
+    assert on_kafka.table.rows("SELECT count(*)::int AS n FROM jobs") == [{"n": 20}]
+
+
+def test_lost_ranges_are_shown_until_they_are_acknowledged(on_kafka: Stage, kafka: Kafka) -> None:
+    worker = on_kafka.worker("ingest").wait_until_ready()
+    topic = kafka.name("jobs.upload")
+    kafka.produce(topic, json.dumps({"type": "test.noop"}), partition=0)
+    wait_until(lambda: _waiting(on_kafka) == 0, 20, "the message to be read")
+    worker.drain()
+    kafka.produce(topic, *(json.dumps({"type": "test.noop"}) for _ in range(3)), partition=0)
+    kafka.delete_records(topic, 3)
+    on_kafka.worker("ingest").wait_until_ready()
+    wait_until(lambda: bool(on_kafka.json("ingest", "lost")), 20, "the loss to be found")
+    [lost] = on_kafka.json("ingest", "lost", "--acknowledge")
+    assert (lost["topic"], lost["partition"], lost["first_offset"], lost["end_offset"]) == (topic, 0, 1, 3)
+    assert on_kafka.run("ingest", "lost").stdout.strip() == "nothing was lost"
+    assert len(on_kafka.json("ingest", "lost", "--all")) == 1
+
+
+def test_doctor_warns_of_topics_that_keep_messages_for_too_short(on_kafka: Stage, kafka: Kafka) -> None:
+    for lane in ("interactive", "upload"):
+        kafka.create(f"jobs.{lane}", retention_ms=30 * 86400 * 1000)
+    kafka.create("jobs.backfill", retention_ms=3600 * 1000)
+    kafka.create("results")
+    said = on_kafka.run("doctor", "--json", check=False)
+    [check] = [check for check in json.loads(said.stdout)["checks"] if check["name"] == "kafka"]
+    assert check["status"] == "warn"
+    assert check["fix"] == [
+        f"{kafka.name('jobs.backfill')} keeps messages for 1h: an outage of the database that is longer loses them"
+    ]
+
+
+def _waiting(there: Stage) -> int:
+    return sum(one["waiting"] for one in there.json("ingest", "status"))
 
 
 def _state(there: Stage, id_: str) -> str | None:

@@ -68,7 +68,7 @@ def test_a_worker_stopped_past_its_lease_writes_nothing_more_and_starts_over_wit
     workers = {life(mill, worker): worker for worker in crew(mill, 2)}
     images = [put(mill, f"in/{picture.name}", picture.read_bytes()) for picture in pictures]
     captions = [{"type": "image.caption", "inputs": {"image": uri}} for uri in images] * 8
-    ids = submitted(mill, [*[sleep(4)] * 20, *captions])
+    ids = submitted(mill, [*[sleep(4)] * 4, *captions])
     until(lambda: all(running_on(mill, id_) for id_ in workers), mill)
     old, stopped = max(workers.items(), key=lambda worker: len(running_on(mill, worker[0])))
     executors = stopped.executors()

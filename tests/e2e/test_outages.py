@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from storage.database import Database
+from storage.pooled import PooledDatabase
 from storage.schema import migrate
 from tests.e2e.kills import (
     counters,
@@ -40,7 +40,7 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="module")
 def template(server: PostgresServer) -> str:
-    database = Database(server.create_database("migrated"))
+    database = PooledDatabase(server.create_database("migrated"))
     migrate(database)
     database.close()
     return "migrated"

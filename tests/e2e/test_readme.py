@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from storage.database import Database
+from tests.e2e.stage import stage
 from tests.fixtures import JobTable
 from tests.readme import ROOT, blocks, is_make
+from tests.servers.kafka import Kafka
 
 RUN_HERE = [block for block in blocks() if not is_make(block)]
+BY_DOCKER = [block for block in RUN_HERE if block.startswith("docker ")]
+BY_HAND = [block for block in RUN_HERE if block not in BY_DOCKER]
 
 
 @pytest.fixture
@@ -31,7 +37,7 @@ def newcomer(tmp_path: Path, tiny_models: Path) -> Path:
 @pytest.mark.timeout(240)
 def test_the_first_picture_of_ones_own_is_captioned_and_found(newcomer: Path) -> None:
     others = {name: value for name, value in os.environ.items() if not name.startswith("MEDIAMILL_")}
-    script = "set -euo pipefail\n" + "".join(RUN_HERE) + "wait $!\n"
+    script = "set -euo pipefail\n" + "".join(BY_HAND) + "wait $!\n"
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=newcomer,
@@ -50,6 +56,34 @@ def test_the_first_picture_of_ones_own_is_captioned_and_found(newcomer: Path) ->
     assert "checkpoints    profile tiny" in re.sub(r"  +", "    ", said)
     log = (newcomer / ".demo" / "worker.log").read_text()
     assert '"end": "drained"' in log.splitlines()[-1]
+
+
+def test_a_first_message_becomes_a_job_and_a_wrong_one_says_what_is_wrong_with_it(
+    tmp_path: Path, database: Database, own_kafka: Kafka, tiny_models: Path
+) -> None:
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(f'#!/bin/sh\ncd {ROOT} && exec {sys.executable} -m tests.e2e.compose_shim "$@"\n')
+    docker.chmod(0o755)
+    # The README names topics: those of a broker of its own may have their usual names.
+    kafka = {"MEDIAMILL_KAFKA_BOOTSTRAP": own_kafka.bootstrap, "MEDIAMILL_KAFKA_PARTITIONS": "1"}
+    with stage(tmp_path, {**kafka, "MEDIAMILL_MODELS": str(tiny_models)}, database.url) as there:
+        there.worker().wait_until_ready()
+        [block] = BY_DOCKER
+        environ = {**there.environ, "BOOTSTRAP": own_kafka.bootstrap}
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block],
+            env={**environ, "PATH": f"{docker.parent}:{environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [event] = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert (event["type"], event["data"]["labels"]) == ("mediamill.job.succeeded", {"project": "kafka"})
+    assert re.search(r"text\.embed +succeeded +interactive", done.stdout)
+    assert "/params/txts" in done.stdout
 
 
 def test_the_queries_for_dashboards_are_answered(table: JobTable) -> None:

@@ -107,19 +107,14 @@ HEAVY = {
 }  # fmt: skip
 
 
-#: The object store brings its own logging, for the upload.
-OF_THE_STORE = {"asyncio", "rich.console", "structlog"}
-
-
 @pytest.mark.parametrize("by", ["text", "picture"])
 def test_a_search_loads_nothing_that_it_does_not_need(mill: Stage, pictures: list[Path], by: str) -> None:
     arguments = ["a dog"] if by == "text" else ["--image", str(pictures[10])]
-    heavy = HEAVY if by == "text" else HEAVY - OF_THE_STORE
     program = (
         "import sys\n"
         "from console.cli import run\n"
         f"code = run(['search', '--json', '--min-score', '-1', *{arguments!r}])\n"
-        f"print(sorted({heavy!r} & set(sys.modules)), code, file=sys.stderr)"
+        f"print(sorted({HEAVY!r} & set(sys.modules)), code, file=sys.stderr)"
     )
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=mill.environ, capture_output=True, text=True, check=True)

@@ -13,6 +13,7 @@ import pytest
 from storage import jobs, workers
 from storage.claim import ClaimedJob, Want, claim
 from storage.database import Database, Unreachable
+from storage.pooled import PooledDatabase
 from storage.settle import Ending, Rules, Settlement, settle
 from storage.sql import Connection
 from tests.fixtures import JobTable
@@ -27,7 +28,7 @@ from worker.metrics import Metrics
 from worker.wake import listen
 
 
-class LosesAnswers(Database):
+class LosesAnswers(PooledDatabase):
     """Loses the answer to the next commit that has happened."""
 
     armed = False

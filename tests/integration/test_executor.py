@@ -104,29 +104,6 @@ async def test_in_company_nobody_is_blamed_for_the_death_of_the_process(tmp_path
     assert "SIGSEGV" in str(ends.of["culprit"])
 
 
-async def test_a_job_that_wants_to_be_alone_waits_for_the_others_and_they_for_it(tmp_path: Path) -> None:
-    async with Executor(settings(tmp_path, SANDBOX)) as executor:
-        ends = Ends(executor, tmp_path)
-        entered = anyio.Event()
-
-        async def alone() -> None:
-            async with executor.exclusive():
-                assert executor.in_flight == 0
-                entered.set()
-                await ends.run("alone", "test.fault", fault="kill")
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(lambda: ends.run("before", "test.act", act="sleep", seconds=0.3))
-            await until(lambda: executor.in_flight)
-            group.start_soon(alone)
-            await anyio.wait_all_tasks_blocked()
-            assert not entered.is_set()
-            group.start_soon(lambda: ends.run("after", "test.noop"))
-    assert ends.alone("alone")
-    assert isinstance(ends.of["before"], Outcome)
-    assert isinstance(ends.of["after"], Outcome)
-
-
 async def test_time_is_up_for_one_job_and_the_others_go_on(tmp_path: Path) -> None:
     async with Executor(settings(tmp_path, SANDBOX)) as executor:
         ends = Ends(executor, tmp_path)

@@ -36,34 +36,7 @@ async def test_jobs_that_wait_for_an_executor_that_does_not_start_are_given_back
             await never.run(order(1), time_limit_s=3600)
 
 
-async def test_a_job_that_waits_to_be_alone_in_an_executor_that_does_not_start_is_given_back() -> None:
+async def test_who_waits_for_an_executor_that_does_not_start_is_told() -> None:
     async with executor("raise SystemExit(1)") as never:
         with anyio.fail_after(20), pytest.raises(ExecutorInterrupted, match="does not start"):
-            async with never.exclusive():
-                await never.ready()
-
-
-async def test_when_one_gives_up_wanting_to_be_alone_the_others_go_on_beside_those_inside() -> None:
-    """A long job is inside: nobody may have to wait for its end because of one that was cancelled meanwhile."""
-    async with executor("hear(); ready()\nwhile hear(): pass") as busy:
-        await busy.ready()
-        async with anyio.create_task_group() as group:
-            group.start_soon(lambda: busy.run(order(1), time_limit_s=3600))
-            await anyio.wait_all_tasks_blocked()
-            assert busy.in_flight == 1
-            wanting = anyio.CancelScope()
-
-            async def alone() -> None:
-                with wanting:
-                    async with busy.exclusive():
-                        raise AssertionError("somebody is inside")
-
-            group.start_soon(alone)
-            await anyio.wait_all_tasks_blocked()
-            group.start_soon(lambda: busy.run(order(2), time_limit_s=3600))
-            await anyio.wait_all_tasks_blocked()
-            assert busy.in_flight == 1
-            wanting.cancel()
-            await anyio.wait_all_tasks_blocked()
-            assert busy.in_flight == 2
-            group.cancel_scope.cancel()
+            await never.ready()

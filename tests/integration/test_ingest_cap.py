@@ -61,13 +61,14 @@ def test_partitions_that_were_paused_with_records_at_hand_are_read_on(kafka: Kaf
     stage = Stage(kafka, database, partitions=8)
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     stage.table.add(CAP, lane="backfill")
-    stage.send(*(with_id(run_after=later) for _ in range(400)), lane="backfill")
+    for partition in range(8):
+        stage.send(with_id(), *(with_id(run_after=later) for _ in range(50)), lane="backfill", partition=partition)
     with stage.ingester(lane_cap=CAP + 1, batch=BATCH, stuck_s=1000) as ingester:
         stage.until(lambda: ("backfill", "cap") in ingester.heard.pauses, "a pause")
         stage.send(*(with_id() for _ in range(8)))
         stage.until(lambda: jobs_of(stage, "interactive") == 8, "the other lane")
         stage.table.rows("UPDATE jobs SET run_after = now() + interval '1 hour' WHERE lane = 'backfill'")
-        stage.until(lambda: jobs_of(stage, "backfill") == CAP + 400, "all of them")
+        stage.until(lambda: jobs_of(stage, "backfill") == CAP + 8 * 51, "all of them")
         assert ingester.heard.rebuilds == []
 
 

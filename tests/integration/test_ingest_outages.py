@@ -16,9 +16,12 @@ from intake.kafka.record import Arrived
 from intake.kafka.signals import Outcome
 from storage.database import Connection, Database, Unreachable
 from storage.objects.errors import StoreUnavailable
+from storage.pooled import PooledDatabase
 from storage.rejections import NewRejection
+from storage.schema import migrate
 from tests.integration.ingesting import Stage, noop, running, with_id
 from tests.servers.kafka import Kafka
+from tests.servers.postgres import PostgresServer
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def stage(kafka: Kafka, database: Database) -> Stage:
     return Stage(kafka, database)
 
 
-class Leaving(Database):
+class Leaving(PooledDatabase):
     """A database that can be away."""
 
     def __init__(self, url: str) -> None:
@@ -98,6 +101,26 @@ def test_a_batch_is_held_while_the_database_is_away_and_nothing_is_committed_ove
     assert stage.count() == 60
     assert ingester.heard.outcomes == {Outcome.JOB: 60}
     assert ingester.heard.pauses == set()
+
+
+def test_a_postgres_that_is_killed_and_recovers_costs_no_message(kafka: Kafka) -> None:
+    with PostgresServer() as server:
+        database = PooledDatabase(server.create_database("killed"))
+        migrate(database)
+        stage = Stage(kafka, database, partitions=2)
+        with stage.ingester() as ingester:
+            stage.send(*(with_id() for _ in range(100)))
+            stage.until_jobs(100)
+            server.kill()
+            stage.send(*(with_id() for _ in range(100)))
+            stage.until(lambda: ("interactive", "held") in ingester.heard.pauses, "a held batch")
+            server.start()
+            stage.until_jobs(200)
+            topic = stage.topics["interactive"]
+            stage.until(lambda: kafka.committed(topic) == kafka.ends(topic), "all is committed")
+            stage.until(lambda: ingester.heard.ok, "a good state")
+        assert stage.count() == 200
+        database.close()
 
 
 def test_a_held_batch_outlives_rebalances_without_a_hole(stage: Stage, leaving: Leaving) -> None:
@@ -213,7 +236,7 @@ def test_an_error_of_the_client_costs_its_consumer_and_not_the_process(stage: St
 def test_a_broker_that_is_away_is_waited_for_at_the_start_and_later(own_kafka: Kafka, database: Database) -> None:
     stage = Stage(own_kafka, database)
     own_kafka.server.kill()
-    with stage.ingester() as ingester:
+    with stage.ingester(answer_s=1) as ingester:
         stage.until(lambda: "Kafka" in ingester.heard.why, "a bad state")
         own_kafka.server.start()
         stage.send(with_id())
@@ -233,7 +256,7 @@ def test_a_broker_that_is_away_is_waited_for_at_the_start_and_later(own_kafka: K
 def test_a_broker_that_does_not_answer_is_waited_for(own_kafka: Kafka, database: Database) -> None:
     stage = Stage(own_kafka, database)
     stage.send(with_id())
-    with stage.ingester() as ingester:
+    with stage.ingester(answer_s=1) as ingester:
         stage.until_committed("interactive", 1)
         own_kafka.server.freeze()
         stage.until(lambda: not ingester.heard.ok, "a bad state")

@@ -11,6 +11,7 @@ from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 from structlog.testing import capture_logs
 
+from config.lanes import Lane
 from intake.kafka.options import KafkaOptions
 from intake.kafka.rewind import GroupHasMembers, rewind
 from storage.database import Database
@@ -18,7 +19,7 @@ from storage.ingest import acknowledge, lost, unacknowledged
 from tests.integration.ingesting import Ingester, Stage, noop, with_id
 from tests.servers.kafka import Kafka
 
-LANE = "interactive"
+LANE: Lane = "interactive"
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from intake.identity import new_id
 from storage import jobs, workers
 from storage.claim import ClaimedJob, Want, WorkerRetired, claim, hold_worker
 from storage.database import Conflict, Database, Unreachable
+from storage.pooled import PooledDatabase
 from storage.settle import Artifact, Ending, Rules, Settlement, settle
 from storage.spaces import ensure_space
 from storage.sql import Connection, text
@@ -241,7 +242,7 @@ def test_a_deadlock_that_does_not_end_is_an_error_in_the_end(database: Database)
 # --- the recorder ---
 
 
-class LossyDatabase(Database):
+class LossyDatabase(PooledDatabase):
     """Loses the answer to a commit that has happened, `losses` times."""
 
     losses = 0
@@ -299,7 +300,7 @@ def test_a_record_whose_connection_broke_before_the_commit_is_written_again(
     (job,) = table.claim(worker)
     broken: list[int] = []
 
-    class Breaking(Database):
+    class Breaking(PooledDatabase):
         @contextmanager
         def transaction(self) -> Iterator[Connection]:
             with super().transaction() as connection:

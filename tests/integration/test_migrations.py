@@ -10,6 +10,7 @@ import pytest
 
 from storage import schema
 from storage.database import Database, LockTimeout
+from storage.pooled import PooledDatabase
 from storage.revision import is_current, newest
 from storage.schema import SchemaMismatch, check, current, head, migrate
 from storage.sql import text
@@ -18,7 +19,7 @@ from tests.fixtures import JobTable
 
 @pytest.fixture
 def empty(empty_database: str) -> Iterator[Database]:
-    database = Database(empty_database)
+    database = PooledDatabase(empty_database)
     yield database
     database.close()
 
@@ -187,11 +188,11 @@ def test_a_role_that_may_not_make_the_extension_is_told_what_a_superuser_has_to_
     empty_database: str,
 ) -> None:
     name = empty_database.rpartition("/")[2]
-    admin = Database(empty_database)
+    admin = PooledDatabase(empty_database)
     with admin.transaction() as connection:
         connection.execute(text("CREATE ROLE plain LOGIN"))
         connection.execute(text(f'GRANT ALL ON DATABASE "{name}" TO plain'))
-    plain = Database(empty_database.replace("postgres@", "plain@"))
+    plain = PooledDatabase(empty_database.replace("postgres@", "plain@"))
     try:
         with pytest.raises(SchemaMismatch, match="a superuser has to run `CREATE EXTENSION vector`"):
             migrate(plain)

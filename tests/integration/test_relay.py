@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from storage import destinations, jobs, outbox
 from storage.database import Database
+from storage.pooled import PooledDatabase
 from storage.settle import Ending, Rules, Settlement, settle
 from tests.fakes.publisher import FakePublisher, FakeRefusal
 from tests.fixtures import JobTable
@@ -289,7 +290,7 @@ def test_the_database_going_away_between_publish_and_delete_is_waited_for(table:
     with PostgresServer() as server:
         from storage.schema import migrate
 
-        database = Database(server.create_database("relay"))
+        database = PooledDatabase(server.create_database("relay"))
         migrate(database)
         here = JobTable(database)
         ensure(database)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from storage.database import Database
+from storage.pooled import PooledDatabase
 from storage.query import BadQuery
 from storage.schema import migrate
 from storage.search import Hit, NotEmbedded, SearchQuery, search, similar, vector_of
@@ -39,7 +39,7 @@ LIBRARY = (DOG, CAT, BOAT, SILENT, CHINESE, JAPANESE, GERMAN, FILM, SECRET)
 @pytest.fixture(scope="module")
 def library(postgres_server: PostgresServer) -> Iterator[Library]:
     with postgres_server.database() as url:
-        database = Database(url)
+        database = PooledDatabase(url)
         migrate(database)
         library = Library(database)
         space = ensure_space(database, checkpoint="small-clip", revision="1", dimension=4)
@@ -362,7 +362,7 @@ def test_before_anything_is_embedded_words_still_find_and_a_vector_finds_nothing
     postgres_server: PostgresServer,
 ) -> None:
     with postgres_server.database() as url:
-        database = Database(url)
+        database = PooledDatabase(url)
         migrate(database)
         Library(database).add(DOG)
         with database.transaction() as connection:

@@ -10,6 +10,7 @@ import pytest
 
 from storage import search_sql
 from storage.database import Database, rows_json
+from storage.pooled import PooledDatabase
 from storage.schema import migrate
 from storage.search import SearchQuery, build, search
 from storage.spaces import ensure_space
@@ -61,7 +62,7 @@ def near(point: Sequence[float], dice: random.Random, spread: float = 0.5) -> li
 def database(postgres_server: PostgresServer, clusters: list[list[float]]) -> Iterator[Database]:
     dice = random.Random(8)
     with postgres_server.database() as url:
-        database = Database(url)
+        database = PooledDatabase(url)
         migrate(database)
         space = ensure_space(database, checkpoint="c", revision="1", dimension=DIMENSION)
         rows = [

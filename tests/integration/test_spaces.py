@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from storage.database import Database
+from storage.pooled import PooledDatabase
 from storage.schema import migrate
 from storage.spaces import MissingEmbedding, Space, activate, ensure_space, live, missing
 from storage.sql import Connection, text
@@ -18,7 +19,7 @@ from tests.servers.postgres import PostgresServer
 @pytest.fixture(scope="module")
 def migrated(postgres_server: PostgresServer) -> Iterator[str]:
     with postgres_server.database() as url:
-        database = Database(url)
+        database = PooledDatabase(url)
         migrate(database)
         database.close()
         yield url.rsplit("/", 1)[1]
@@ -27,7 +28,7 @@ def migrated(postgres_server: PostgresServer) -> Iterator[str]:
 @pytest.fixture
 def database(postgres_server: PostgresServer, migrated: str) -> Iterator[Database]:
     with postgres_server.database(template=migrated) as url:
-        database = Database(url)
+        database = PooledDatabase(url)
         yield database
         database.close()
 

@@ -11,6 +11,7 @@ import pytest
 
 from storage.claim import hold_worker
 from storage.database import Database, Unreachable
+from storage.pooled import PooledDatabase
 from storage.settle import Rules
 from tests.fixtures import JobTable
 from worker.clock import RealClock
@@ -41,7 +42,7 @@ def reaper(database: Database, clock: Clock) -> Reaper:
 
 @contextmanager
 def impatient(database: Database, **limits: float) -> Iterator[Database]:
-    with_limits = Database(database.url, **limits)  # type: ignore[arg-type]
+    with_limits = PooledDatabase(database.url, **limits)  # type: ignore[arg-type]
     yield with_limits
     with_limits.close()
 

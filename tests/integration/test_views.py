@@ -8,6 +8,7 @@ import pytest
 
 from storage.database import Database
 from storage.jobs import counts, fold_counts
+from storage.pooled import PooledDatabase
 from storage.schema import migrate
 from storage.sql import text
 from tests.integration.library import Library, Piece
@@ -60,13 +61,31 @@ COLUMNS = {
         "oldest timestamp with time zone",
         "dead bigint",
     ],
+    "rejected": [
+        "fingerprint text",
+        "lane text",
+        "topic text",
+        "messages bigint",
+        "replayed bigint",
+        "first timestamp with time zone",
+        "last timestamp with time zone",
+    ],
+    "lost_ranges": [
+        "topic text",
+        "partition integer",
+        "first_offset bigint",
+        "end_offset bigint",
+        "messages bigint",
+        "found_at timestamp with time zone",
+        "acknowledged_at timestamp with time zone",
+    ],
 }
 
 
 @pytest.fixture(scope="module")
 def database(postgres_server: PostgresServer) -> Iterator[Database]:
     with postgres_server.database() as url:
-        database = Database(url)
+        database = PooledDatabase(url)
         migrate(database)
         library = Library(database)
         library.add(Piece("dog", labels={"set": "animals"}))

@@ -16,6 +16,7 @@ from handlers.protocol import Failure, Order, Outcome, Timings
 from storage import jobs
 from storage.claim import ClaimedJob, WorkerRetired
 from storage.database import Conflict, Database
+from storage.pooled import PooledDatabase
 from storage.settle import Artifact, Ending, Rules, Settlement, already_settled, settle
 from storage.sql import Connection
 from storage.workers import CANCEL_CHANNEL, Running
@@ -57,13 +58,13 @@ def test_records_that_are_too_much_for_one_statement_are_written_in_parts(databa
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.1); RETURN NEW; END'"
     )
     table.rows("CREATE TRIGGER slow BEFORE INSERT ON artifacts FOR EACH ROW EXECUTE FUNCTION slow()")
-    quick = Database(database.url, statement_timeout_s=0.9)
+    quick = PooledDatabase(database.url, statement_timeout_s=0.9)
     answers = recorder(quick, claimed[0]).write([success_of(job) for job in claimed])
     quick.close()
     assert answers == ["succeeded"] * 16
 
 
-class Contended(Database):
+class Contended(PooledDatabase):
     """Is the victim of deadlocks so many times."""
 
     conflicts = 0
@@ -92,7 +93,7 @@ def test_a_server_that_takes_no_writes_is_away(database: Database, table: JobTab
     (job,) = table.claim(table.worker())
     name = database.url.rsplit("/", 1)[1]
     table.rows(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
-    standby = Database(database.url)
+    standby = PooledDatabase(database.url)
     with pytest.raises(WorkerRetired):
         recorder(standby, job, tries=2).write([success_of(job)])
     standby.close()

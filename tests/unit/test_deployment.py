@@ -11,10 +11,12 @@ from typing import Any
 import click
 import pytest
 import yaml
+from moto import mock_aws
 
 from config.settings import Settings
 from config.values import duration
 from console.cli import cli
+from deploy.compose import make_buckets
 from tests.readme import ROOT
 from worker.metrics import COUNTERS, GAUGES, HISTOGRAMS, PREFIX
 
@@ -202,6 +204,20 @@ def test_the_system_calls_that_the_sandbox_needs_are_not_refused() -> None:
         "open_by_handle_at",
         "perf_event_open",
     }
+
+
+@mock_aws
+def test_buckets_are_made_where_they_are_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"STORE": "s3", "S3_REGION": "us-east-1", "OUTPUT_PREFIX": "s3://media/derived/"}
+    for name, value in {**given, "S3_BUCKETS": '{"media/in/": "r", "media/derived/": "rw", "other": "r"}'}.items():
+        monkeypatch.setenv(f"MEDIAMILL_{name}", value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    assert make_buckets.main() == make_buckets.main() == 0
+    said = ["media: made", "other: made", "media: there already", "other: there already"]
+    assert capsys.readouterr().out.splitlines() == said
 
 
 def test_prometheus_asks_services_that_exist_at_the_port_of_health() -> None:

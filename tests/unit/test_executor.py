@@ -337,50 +337,6 @@ async def test_when_the_executor_is_stopped_every_attempt_has_its_answer() -> No
     assert executor.in_flight == 0
 
 
-async def test_those_who_want_to_be_alone_take_turns_and_are_not_starved() -> None:
-    async with Executor(scripted(GREET + SERVE)) as executor:
-        inside, most, done = 0, 0, anyio.Event()
-
-        async def alone(n: int) -> None:
-            nonlocal inside, most
-            async with executor.exclusive():
-                inside += 1
-                most = max(most, inside, executor.in_flight + 1)
-                assert isinstance(await end_of(executor, order(1000 + n)), Outcome)
-                inside -= 1
-
-        async def crowd(start: int) -> None:
-            n = start
-            while not done.is_set():
-                n += 10
-                await end_of(executor, order(n))
-
-        async with anyio.create_task_group() as group:
-            for start in range(5):
-                group.start_soon(crowd, 10_000 + start)
-            async with anyio.create_task_group() as wanting:
-                for n in range(5):
-                    wanting.start_soon(alone, n)
-            done.set()
-    assert (inside, most) == (0, 1)
-
-
-async def test_one_who_gives_up_waiting_to_be_alone_lets_the_others_in() -> None:
-    async with Executor(
-        scripted(GREET + "first = hear(); second = hear(); succeed(second); succeed(first)")
-    ) as executor:
-        ends: list[Outcome | Exception] = []
-        async with anyio.create_task_group() as group:
-            group.start_soon(started, executor, ends, order(1), 60)
-            await settled(lambda: executor.in_flight == 1)
-            with anyio.move_on_after(0.05) as scope:
-                async with executor.exclusive():
-                    pytest.fail("the other is still in")
-            assert scope.cancelled_caught
-            await started(executor, ends, order(2), 60)
-    assert [end.key for end in ends if isinstance(end, Outcome)] == [order(2).key, order(1).key]
-
-
 # --- lines ---
 
 
