@@ -26,7 +26,7 @@ test: ## set up, then lint and the whole suite, against real servers
 	@# The executor's tests compute, the others mostly wait for servers: side by side they take a minute less.
 	@OMP_NUM_THREADS=1 $(EXECUTOR) -m pytest -p no:cacheprovider tests/handlers >.bootstrap/handlers.log 2>&1 & \
 	handlers=$$!; trap 'kill $$handlers 2>/dev/null || true' EXIT; \
-	$(BIN)/python -m pytest --ignore=tests/handlers; \
+	$(BIN)/python -m pytest --ignore=tests/handlers -n 3 --dist loadfile; \
 	ended=0; wait $$handlers || ended=$$?; cat .bootstrap/handlers.log; exit $$ended
 
 lint: ## ruff, mypy, import contracts, lock files, generated pages
@@ -45,7 +45,7 @@ lock: ## resolve the lock files anew, keeping pins (UPGRADE=1: the newest)
 	@$(BOOTSTRAP) test
 	@$(BIN)/python -m deploy.locks compile --uv "$$PWD/.tools/uv/bin/uv" $(if $(UPGRADE),--upgrade)
 
-soak: ## the long chaos run: make soak JOBS=20000 SEED=1 MINUTES=10
+soak: ## the long chaos run, a group of ingesters, a flood: make soak JOBS=20000 SEED=1 MINUTES=10
 	@$(BOOTSTRAP) test
 	@$(BIN)/python -m tests.chaos.soak --jobs $(JOBS) --seed $(SEED) --minutes $(MINUTES)
 

@@ -34,6 +34,8 @@ class Contestant(ABC):
     """One worker, and who puts jobs in."""
 
     name: str
+    #: Servers that it needs.
+    servers: Sequence[str] = ("postgres",)
 
     def __init__(self, folder: Path, database: Database) -> None:
         self.folder = folder
@@ -161,6 +163,7 @@ class MediamillThroughKafka(Mediamill):
     """The same, with jobs that come from a topic; they count as finished when their result events are published."""
 
     name = "mediamill through Kafka"
+    servers = ("postgres", "kafka")
 
     def __init__(self, folder: Path, database: Database, bootstrap: str) -> None:
         from kafka import KafkaProducer

@@ -106,14 +106,17 @@ def table(all_: Sequence[Measured]) -> Iterator[str]:
     yield "| | jobs/s | CPU per job, ms | start, alone: p50 / p95 / p99 ms | start, steady: p50 / p95 / p99 ms |"
     yield "|---|---:|---|---:|---:|"
     for each in all_:
-        cpu = ", ".join(f"{name} {median(values):.2f}" for name, values in each.cpu_ms_per_job.items())
+        parts = {name: median(values) for name, values in each.cpu_ms_per_job.items()}
+        cpu = f"{sum(parts.values()):.2f}: " + ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
         alone, steady = percentiles(each.alone_ms), percentiles(each.steady_ms)
         cells = [f"{each.name} {each.version}", f"{each.rate:,.0f}", cpu]
         cells += [" / ".join(f"{found[name]:.1f}" for name in names) if found else "-" for found in (alone, steady)]
         yield f"| {' | '.join(cells)} |"
     if len(all_) == 2:
         yield ""
-        yield f"{all_[0].name} does {all_[0].rate / all_[1].rate:.1f} times the jobs of {all_[1].name}."
+        ours, peer = all_
+        times = median(a / b for a, b in zip(ours.jobs_per_s, peer.jobs_per_s, strict=True))
+        yield f"Round by round, {ours.name} does {times:.1f} times the jobs of {peer.name} (the median)."
 
 
 def machine() -> dict[str, object]:
@@ -124,7 +127,7 @@ def machine() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)),
         "processor": ", ".join(sorted(models)),
         "python": platform.python_version(),
-        "load": round(os.getloadavg()[0], 2),
+        "load_before": round(os.getloadavg()[0], 1),
     }
 
 
@@ -155,12 +158,14 @@ def measure(given: argparse.Namespace) -> dict[str, object]:
         with closing([contestant for contestant, _ in all_]):
             for n in range(given.rounds + 1):
                 for contestant, measured in all_:
+                    serving = {name: pid for name, pid in servers.items() if name in contestant.servers}
                     if n == 0:  # caches, connections, and what is learnt of costs
-                        throughput(contestant, Measured("", "", measured.jobs // 5), servers)
+                        throughput(contestant, Measured("", "", measured.jobs // 5), serving)
                         continue
-                    throughput(contestant, measured, servers)
+                    throughput(contestant, measured, serving)
                     latency(contestant, measured, given.latency_jobs // given.rounds)
                     print(f"round {n}: {measured.name} {measured.jobs_per_s[-1]:,.0f} jobs/s", file=sys.stderr)
+    facts["load_after"] = round(os.getloadavg()[0], 1)
     lines = list(table([measured for _, measured in all_]))
     print("\n".join(lines))
     return {
@@ -183,7 +188,8 @@ def write(found: dict[str, object], folder: Path) -> None:
     for through, run in sorted(runs.items()):
         machine_ = run["machine"]
         facts = f"{machine_['cores']} cores ({machine_['processor']}), Python {machine_['python']}"
-        facts += f", load before {machine_['load']}; medians of {run['rounds']} rounds"
+        facts += f"; medians of {run['rounds']} rounds. Load average before and after: {machine_['load_before']} and"
+        facts += f" {machine_['load_after']} (what it is of the measurement alone is about the number of cores)."
         title = "Through Kafka" if through == "kafka" else "Inserted directly"
         page += ["", f"## {title}", "", facts, "", *run["table"]]
     (folder / "overhead.md").write_text("\n".join(page) + "\n")

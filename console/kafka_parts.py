@@ -77,6 +77,12 @@ class KafkaParts:
             budget=settings.rejected_bytes,
             scratch=settings.scratch,
         )
+
+        def revalidate_some() -> bool:
+            # A page at a time, between two looks at Kafka.
+            done = revalidate(database, deployment.store, settings.scratch, door_)
+            return done.jobs + done.refused > 0
+
         return Ingest(
             self._options,
             Reads.of(settings),
@@ -87,7 +93,7 @@ class KafkaParts:
             place=overflow.place,
             signals=signals,
             prepare=self.ensure_topics,
-            revalidate=lambda: revalidate(database, deployment.store, settings.scratch, door_),
+            revalidate=revalidate_some,
         )
 
     def relay(self, health: Health, metrics: Metrics, rng: random.Random) -> Relay:

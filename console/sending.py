@@ -23,8 +23,8 @@ _HINT_S = 5.0
 
 
 def wait_for_arrival(database: Database, sent: Sequence[Sent], *, quiet: bool) -> Mapping[uuid.UUID, Arrived | Refused]:
-    """What each message became, by the id that it asked for. Raises Unreachable when the database goes away."""
-    pending = {one.id: _expected(one) for one in sent}
+    """What each message became, by its `record_id`. Raises Unreachable when the database goes away."""
+    pending = {one.record_id: _expected(one) for one in sent}
     found: dict[uuid.UUID, Arrived | Refused] = {}
     pause, hint_at = _LEAST_PAUSE_S, time.monotonic() + _HINT_S
     while pending:

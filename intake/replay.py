@@ -191,12 +191,12 @@ class Revalidated:
 
 
 def revalidate(
-    database: Database, store: ObjectStore, scratch: Path, door: Door, *, most: int = 10 * PAGE
+    database: Database, store: ObjectStore, scratch: Path, door: Door, *, most: int = PAGE
 ) -> Revalidated:
     """Validates messages again that an older build refused for a name that this one may know, `most` at a time.
 
     Those that pass are jobs now; of the others it is noted that this build refuses them, and why. To be called now and
-    then by every process of a build. Raises DatabaseError and ObjectError.
+    then by every process of a build, and again at once while it finds some. Raises DatabaseError and ObjectError.
     """
     jobs = refused = 0
     with database.transaction() as connection:

@@ -43,7 +43,7 @@ REJECTED = text("SELECT id, error FROM rejected_messages WHERE id = ANY(CAST(:id
 
 
 def arrivals(connection: Connection, expected: Sequence[Expected]) -> dict[uuid.UUID, Arrived | Refused]:
-    """What is known already, by the id of the job that was asked for.
+    """What is known already, by `record_id`.
 
     A job with the id and another body is somebody else's: the message will be rejected, but may not be yet.
     """
@@ -56,10 +56,11 @@ def arrivals(connection: Connection, expected: Sequence[Expected]) -> dict[uuid.
     rejected = {row.id: row.error for row in rows}
     found: dict[uuid.UUID, Arrived | Refused] = {}
     for one in expected:
-        if one.record_id in rejected:
-            found[one.id] = Refused(rejected[one.record_id])
-        elif bodies.get(one.id) == one.body_sha256:
-            found[one.id] = Arrived(one.id)
+        if bodies.get(one.id) == one.body_sha256:
+            # Before the rejection: what one build has refused a newer one may have taken since.
+            found[one.record_id] = Arrived(one.id)
+        elif one.record_id in rejected:
+            found[one.record_id] = Refused(rejected[one.record_id])
         elif one.dedupe_key is not None and (holder := held.get((one.tenant, one.dedupe_key))) is not None:
-            found[one.id] = Arrived(holder)
+            found[one.record_id] = Arrived(holder)
     return found

@@ -71,6 +71,7 @@ LEASE = text("""
             ORDER BY o.next_at, o.seq LIMIT :most FOR UPDATE SKIP LOCKED
         ) AS o
         WHERE d.kind = 'topic' AND d.enabled AND d.cluster_id = :cluster_id
+          AND d.name <> ALL (CAST(:without AS text[]))
     )
     UPDATE outbox o SET leased_by = :relay_id, leased_until = now() + make_interval(secs => :for_s)
     FROM due WHERE o.seq = due.seq AND due.before < :most_bytes
@@ -82,7 +83,7 @@ LEASE = text("""
 # outbox_pkey. Who has lost the lease meanwhile writes nothing: the event is another's, who will publish it again.
 DELIVERED = text("DELETE FROM outbox WHERE seq = ANY(CAST(:seqs AS bigint[])) AND leased_by = :relay_id")
 POSTPONE = text("""
-    UPDATE outbox SET leased_by = NULL, leased_until = NULL
+    UPDATE outbox SET leased_by = NULL, leased_until = NULL, next_at = now() + make_interval(secs => :delay_s)
     WHERE seq = ANY(CAST(:seqs AS bigint[])) AND leased_by = :relay_id
 """)
 REFUSED = text("""
@@ -101,13 +102,22 @@ def lease(
     most: int = 1000,
     most_bytes: int = 8 << 20,
     for_s: float = 120,
+    without: Sequence[str] = (),
 ) -> list[Event]:
-    """Takes events that are due at the destinations on a cluster that are switched on, oldest first.
+    """Takes events that are due at the destinations on a cluster that are switched on, oldest first; none of those
+    that `without` names.
 
     `most` and `most_bytes` (of payload, as Postgres keeps it; one event may be more) bound each destination apart.
     Leases that have expired are taken over.
     """
-    values = {"relay_id": relay_id, "cluster_id": cluster_id, "most": most, "most_bytes": most_bytes, "for_s": for_s}
+    values = {
+        "relay_id": relay_id,
+        "cluster_id": cluster_id,
+        "most": most,
+        "most_bytes": most_bytes,
+        "for_s": for_s,
+        "without": list(without),
+    }
     return sorted((Event(*row) for row in connection.execute(LEASE, values)), key=lambda event: event.seq)
 
 
@@ -125,10 +135,10 @@ def refused(connection: Connection, relay_id: uuid.UUID, refusals: Sequence[Refu
         connection.execute(REFUSED, {"relay_id": relay_id, "rows": rows_json(rows)})
 
 
-def postpone(connection: Connection, relay_id: uuid.UUID, seqs: Sequence[int]) -> None:
-    """Hands leased events back as they were: nothing is known against them."""
+def postpone(connection: Connection, relay_id: uuid.UUID, seqs: Sequence[int], *, delay_s: float) -> None:
+    """Hands leased events back, due again after the delay: nothing is known against them."""
     if seqs:
-        connection.execute(POSTPONE, {"relay_id": relay_id, "seqs": list(seqs)})
+        connection.execute(POSTPONE, {"relay_id": relay_id, "seqs": list(seqs), "delay_s": delay_s})
 
 
 class EventState(StrEnum):

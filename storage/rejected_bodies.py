@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import tempfile
 import uuid
@@ -34,7 +35,10 @@ _AT_HAND = 4
 
 # rejected_messages' primary key
 KNOWN = text("SELECT id FROM rejected_messages WHERE id = ANY(CAST(:ids AS uuid[]))")
-REGISTER = text("INSERT INTO rejected_objects (uri) VALUES (:uri)")
+# rejected_objects' primary key; there already where an earlier try did not come to its end
+REGISTER = text("""
+    INSERT INTO rejected_objects (uri) VALUES (:uri) ON CONFLICT (uri) DO UPDATE SET made_at = excluded.made_at
+""")
 
 
 class Overflow:
@@ -77,7 +81,7 @@ class Overflow:
         return [placed.get(one.id, one) for one in rejections]
 
     def _put(self, rejections: Sequence[NewRejection]) -> Iterator[NewRejection]:
-        uri = self._place.object(f"rejected/{self._now():%Y-%m-%d}/{uuid.uuid4()}")
+        uri = self._place.object(f"rejected/{self._now():%Y-%m-%d}/{_name(rejections)}")
         with self._database.transaction() as connection:
             connection.execute(REGISTER, {"uri": str(uri)})
         placed = []
@@ -94,6 +98,14 @@ class Overflow:
             file.flush()
             self._store.upload(Path(file.name), uri, content_type="application/octet-stream")
         yield from placed
+
+
+def _name(rejections: Sequence[NewRejection]) -> str:
+    """The same for the same messages: a batch that is placed again writes over what it wrote before.
+
+    An id says which record it is of, and so all that is in the object.
+    """
+    return hashlib.sha256(b"".join(one.id.bytes for one in rejections)).hexdigest()[:32]
 
 
 def _movable(one: NewRejection) -> bool:

@@ -157,7 +157,8 @@ SETTLE = text(f"""
         SELECT held.*, {NEXT_STATE} AS next_state FROM held
     ),
     told AS MATERIALIZED (
-        SELECT judged.*,
+        -- `ended_at` is part of the event's id: cancelled, retried and cancelled, a job ends twice within one attempt.
+        SELECT judged.*, clock_timestamp() AS ended_at,
                CASE WHEN next_state = 'failed' AND what NOT IN ('refused', 'expired')
                          AND NOT (what = 'failed' AND failures + 1 >= max_attempts)
                     THEN jsonb_build_object('type', 'DeadlineExceeded', 'message',
@@ -178,7 +179,7 @@ SETTLE = text(f"""
             run_after = CASE WHEN t.next_state = 'queued'
                              THEN now() + make_interval(secs => t.delay_s) ELSE j.run_after END,
             derivation_key = coalesce(decode(t.derivation_key, 'hex'), j.derivation_key),
-            finished_at = CASE WHEN t.next_state = 'queued' THEN NULL ELSE clock_timestamp() END
+            finished_at = CASE WHEN t.next_state = 'queued' THEN NULL ELSE t.ended_at END
         FROM told t WHERE j.id = t.id
         RETURNING j.id, t.next_state
     ),
@@ -278,8 +279,8 @@ SETTLE = text(f"""
     ),
     outbox_ AS (
         INSERT INTO outbox (event_id, job_id, kind, destination, target, payload)
-        SELECT name_based_uuid(concat_ws(' ', o.id, o.attempt, o.kind, o.name, o.target)), o.id, o.kind, o.name,
-               o.target,
+        SELECT name_based_uuid(concat_ws(' ', o.id, o.attempt, o.kind, o.name, o.target, o.ended_at)), o.id, o.kind,
+               o.name, o.target,
                jsonb_strip_nulls(jsonb_build_object(
                    'id', o.id, 'type', o.type, 'state', o.next_state, 'attempt', o.attempt, 'tenant', o.tenant,
                    'lane', o.lane, 'labels', o.labels, 'trace', o.trace,
@@ -292,7 +293,6 @@ SETTLE = text(f"""
                || CASE WHEN o.next_state = 'succeeded' AND o.result IS NOT NULL
                        THEN jsonb_build_object('result', o.result) ELSE '{{}}' END
         FROM outgoing o
-        ON CONFLICT (event_id) DO NOTHING
     )
     SELECT id, next_state FROM jobs_
 """)

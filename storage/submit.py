@@ -77,6 +77,7 @@ TAKE_KEYS = text("""
 HOLDERS = text("""
     SELECT d.tenant, d.key, d.job_id
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(tenant text, key text) JOIN job_dedupe d USING (tenant, key)
+    WHERE d.until IS NULL OR d.until >= now()
 """)
 
 INSERT = text(f"""

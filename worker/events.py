@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -19,6 +19,8 @@ from storage.outbox import Event
 
 #: `source` of all events. With `id` it names an event; ids are unique by themselves.
 SOURCE: Final = "/mediamill"
+#: What may be of any size in an event: of a job's end, and of a rejected message.
+_DROPPABLE: Final = ("result", "body_base64", "headers")
 CONTENT_TYPE: Final = b"application/cloudevents+json; charset=UTF-8"
 
 
@@ -53,6 +55,19 @@ def outgoing(event: Event) -> Outgoing:
     return Outgoing(event.target, str(event.job_id).encode(), value, (("content-type", CONTENT_TYPE),))
 
 
+def without_result(event: Event) -> Event | None:
+    """The event for a topic that does not take it whole: that the job has ended is news without its result, too.
+
+    None where there is nothing to leave out.
+    """
+    data = json.loads(event.data)
+    if (dropped := [name for name in _DROPPABLE if name in data]) == []:
+        return None
+    kept = {name: value for name, value in data.items() if name not in dropped}
+    kept |= {f"{name}_omitted": True for name in dropped}
+    return replace(event, data=json.dumps(kept, ensure_ascii=False, separators=(",", ":")))
+
+
 class EventArtifact(BaseModel):
     """An output."""
 
@@ -83,5 +98,8 @@ class JobEnded(BaseModel):
     lane: Lane = Field(description="The lane it came by.")
     labels: dict[str, str] = Field(description="As the message had them.")
     result: dict[str, Any] | None = Field(default=None, description="What the handler gave; only with success.")
+    result_omitted: Literal[True] | None = Field(
+        default=None, description="The event with it is larger than the topic takes: `mediamill jobs show` has it."
+    )
     error: EventError | None = Field(default=None, description="Why not; only without success.")
     artifacts: list[EventArtifact] | None = Field(default=None, description="The stored outputs, where there are any.")

@@ -12,11 +12,10 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Protocol
 
 import structlog
 
@@ -25,35 +24,12 @@ from storage.database import Connection, Database, DatabaseError
 from storage.destinations import Backlog
 from storage.outbox import Event, Refused
 from worker.backoff import Backoff
-from worker.events import Outgoing, outgoing
+from worker.events import outgoing, without_result
 from worker.health import Health
 from worker.metrics import Metrics
+from worker.publisher import BrokerAway, Fault, Publisher, Refusal
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-
-class BrokerAway(Exception):
-    """The broker does not answer: nobody knows which of the records have arrived, if any."""
-
-
-class Refusal(Protocol):
-    """Why a broker does not take a record."""
-
-    @property
-    def code(self) -> str: ...
-
-    @property
-    def message(self) -> str: ...
-
-
-class Publisher(Protocol):
-    """What the relay wants of a client of Kafka. Both raise BrokerAway, in bounded time."""
-
-    def cluster_id(self) -> str:
-        """Which cluster it is, asked anew."""
-
-    def publish(self, records: Sequence[Outgoing]) -> Sequence[Refusal | None]:
-        """Returns when every record is acknowledged (None) or refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +45,8 @@ class Pace:
     idle_s: float = 1.0
     """Grows to this while there is nothing."""
     away_s: float = 5.0
-    """Grows to this while the broker or the database is away."""
+    """Grows to this while the broker or the database is away. For so long, too, waits what got no answer, and all that
+    is for a topic that takes nothing."""
     look_s: float = 5.0
     """Between looks at what waits, at least."""
     drain_s: float = 5.0
@@ -132,10 +109,14 @@ class Relay:
         #: The cluster that the publisher is on; None until it has said so, and again after each outage.
         self._cluster: str | None = None
         self._verdicts = _Verdicts()
+        #: Since an outage nothing has been published: that the broker answers does not say that it takes events.
+        self._unproven = False
         self._away = _Outage("the broker does not answer; events wait in the outbox", "the broker answers again")
         self._lost = _Outage("the database does not answer; the relay waits", "the database answers the relay again")
         self._next_look = clock()
         self._warned: dict[str, str] = {}
+        #: Destinations whose topic takes nothing: until when they are left alone, and why.
+        self._closed: dict[str, tuple[float, str]] = {}
 
     def wake(self) -> None:
         """There may be something to publish (or `stop` was set): do not wait for the next look. From any thread."""
@@ -178,20 +159,25 @@ class Relay:
             self._write()
             cluster = self._cluster or self._meet()
             # Who did not take the last batch is asked with one event, not with all of them.
-            most = self._pace.most if self._away.here else 1
+            most = 1 if self._unproven else self._pace.most
             events = self._lease(cluster, most)
             if events:
                 try:
                     self._publish(events)
                 finally:
                     self._write()
-            self._away.over()
+            if events and self._unproven:
+                self._unproven, self._next_look = False, self._clock()
             if self._clock() >= self._next_look:
                 self._look(cluster)
+            if not self._unproven:
+                self._away.over()
         except BrokerAway as error:
             self._cluster = None
+            self._unproven = True
             self._away.begins(error)
             self._health.report("outbox", ok=False, why=f"{self._away.why}: {error}")
+            self._measure_meanwhile()
             return Turn.AWAY
         except DatabaseError as error:
             self._lost.begins(error)
@@ -226,7 +212,13 @@ class Relay:
 
     def _lease(self, cluster: str, most: int) -> list[Event]:
         with self._transaction() as connection:
-            return outbox.lease(connection, self.id, cluster, most=most, for_s=self._pace.lease_s)
+            return outbox.lease(
+                connection, self.id, cluster, most=most, for_s=self._pace.lease_s, without=self._closed_now()
+            )
+
+    def _closed_now(self) -> list[str]:
+        now = self._clock()
+        return [name for name, (until, _) in self._closed.items() if until > now]
 
     def _publish(self, events: Sequence[Event]) -> None:
         """Raises BrokerAway; what became of the events is in hand then, too."""
@@ -239,26 +231,57 @@ class Relay:
             except BrokerAway:
                 self._verdicts.unknown += [event.seq for left in parts for event in left]
                 raise
-            self._judge(part, records, answers)
+            parts.append(self._judge(part, [len(record.value) for record in records], answers))
             part.clear()
 
-    def _judge(self, events: Sequence[Event], records: Sequence[Outgoing], answers: Sequence[Refusal | None]) -> None:
+    def _judge(self, events: Sequence[Event], sizes: Sequence[int], answers: Sequence[Refusal | None]) -> list[Event]:
+        """Returns what of the events is to be published instead: those that are too large, without their results."""
         arrived: list[Event] = []
         refused: list[tuple[Event, Refused]] = []
-        for event, record, answer in zip(events, records, answers, strict=True):
+        postponed: list[Event] = []
+        shorter: list[Event] = []
+        for event, size, answer in zip(events, sizes, answers, strict=True):
             if answer is None:
                 arrived.append(event)
+            elif answer.fault is Fault.SIZE and (short := without_result(event)) is not None:
+                shorter.append(short)
+            elif answer.fault in (Fault.TOPIC, Fault.SILENCE):
+                postponed.append(event)
+                if answer.fault is Fault.TOPIC:
+                    self._close(event, answer)
             else:
-                error = f"{answer.code}: {answer.message} (an event of {len(record.value):,} bytes)"
+                error = f"{answer.code}: {answer.message} (an event of {size:,} bytes)"
                 delay_s, last = self._backoff.delay_s(event.tries + 1), event.tries + 1 >= self._pace.tries
                 refused.append((event, Refused(event.seq, error, delay_s, dead=last)))
         self._verdicts.delivered += [event.seq for event in arrived]
         self._verdicts.refused += [verdict for _, verdict in refused]
+        self._verdicts.unknown += [event.seq for event in postponed]
         self._count("delivered", arrived)
         self._count("refused", [event for event, verdict in refused if not verdict.dead])
         self._count("dead", [event for event, verdict in refused if verdict.dead])
+        self._count("postponed", postponed)
+        self._open({event.destination for event in arrived})
+        self._tell(refused, [a for a in answers if a is not None and a.fault is Fault.SILENCE])
+        return shorter
+
+    def _close(self, event: Event, answer: Refusal) -> None:
+        """A topic that takes nothing: nothing is known against its events, and no others wait for it."""
+        if event.destination not in self._closed:
+            log.warning("a topic takes nothing; its events wait", destination=event.destination, error=answer.message)
+        self._closed[event.destination] = (self._clock() + self._pace.away_s, answer.message)
+        # Asked anew, the publisher makes what is missing, if it may.
+        self._cluster = None
+
+    def _open(self, names: Iterable[str]) -> None:
+        for name in names:
+            if self._closed.pop(name, None) is not None:
+                log.info("the topic takes events again", destination=name)
+
+    def _tell(self, refused: Sequence[tuple[Event, Refused]], silent: Sequence[Refusal]) -> None:
+        """One line for all of them."""
+        if silent:
+            log.warning("events got no answer, trying again later", events=len(silent), error=silent[0].message)
         if refused:
-            # One line for all of them: a topic that is not there refuses every event.
             event, verdict = refused[0]
             facts = {"events": len(refused), "first": event.seq, "topic": event.target, "error": verdict.error}
             if dead := sum(verdict.dead for _, verdict in refused):
@@ -277,31 +300,47 @@ class Relay:
         with self._transaction() as connection:
             outbox.delivered(connection, self.id, self._verdicts.delivered)
             outbox.refused(connection, self.id, self._verdicts.refused)
-            outbox.postpone(connection, self.id, self._verdicts.unknown)
+            # Not at once: the next one may be for a partition that answers.
+            outbox.postpone(connection, self.id, self._verdicts.unknown, delay_s=self._pace.away_s)
         self._verdicts = _Verdicts()
 
     def _look(self, cluster: str) -> None:
         """Tells metrics and health how much waits, and what keeps it from going out."""
-        start = self._clock()
-        with self._transaction() as connection:
-            there = destinations.overview(connection)
-        mine = [each for each in there if each.kind == "topic"]
-        self._metrics.set("outbox_waiting", sum(each.waiting for each in mine))
-        self._metrics.set("outbox_dead", sum(each.dead for each in mine))
-        self._metrics.set("outbox_oldest_seconds", max((each.oldest_s for each in mine), default=0))
+        mine = self._measure()
+        if self._unproven and any(each.waiting for each in mine if each.enabled and each.cluster_id == cluster):
+            return
+        self._unproven = False
         elsewhere = [each for each in mine if each.enabled and each.cluster_id != cluster and each.name in self._topics]
         for each in mine:
             self._warn(each, cluster)
+        troubles = [f"{name} takes nothing: {why}" for name, (_, why) in self._closed.items()]
         if elsewhere:
-            why = f"this process is pointed at Kafka cluster {cluster}; it does not publish to " + ", ".join(
-                f"{each.name}, which is on {each.cluster_id}" for each in elsewhere
+            troubles.append(
+                f"this process is pointed at Kafka cluster {cluster}; it does not publish to "
+                + ", ".join(f"{each.name}, which is on {each.cluster_id}" for each in elsewhere)
             )
-            self._health.report("outbox", ok=False, why=why)
-        else:
-            self._health.report("outbox", ok=True, why="; ".join(filter(None, map(_remark, mine))))
+        remarks = filter(None, map(_remark, mine))
+        self._health.report("outbox", ok=not troubles, why="; ".join(troubles or remarks))
+
+    def _measure(self) -> list[Backlog]:
+        """How much waits for topics, told to metrics."""
+        start = self._clock()
+        with self._transaction() as connection:
+            mine = [each for each in destinations.overview(connection) if each.kind == "topic"]
+        self._metrics.set("outbox_waiting", sum(each.waiting for each in mine))
+        self._metrics.set("outbox_dead", sum(each.dead for each in mine))
+        # What is switched off is late because somebody wants it so.
+        self._metrics.set("outbox_oldest_seconds", max((each.oldest_s for each in mine if each.enabled), default=0))
         # Counting takes time in proportion to what waits: it gets a fiftieth of it, at most.
         now = self._clock()
         self._next_look = now + max(self._pace.look_s, 50 * (now - start))
+        return mine
+
+    def _measure_meanwhile(self) -> None:
+        """While the broker is away: then, above all, somebody wants to know how much waits."""
+        if self._clock() >= self._next_look:
+            with suppress(DatabaseError):  # the next turn meets it, and says so
+                self._measure()
 
     def _warn(self, there: Backlog, cluster: str) -> None:
         """Says once what an operator should know about a destination of ours."""

@@ -213,8 +213,8 @@ def _arrived(
     """What became of messages that were sent: those that a worker rejected, and of the others the jobs."""
     found = sending.wait_for_arrival(database, records, quiet=manner.as_json)
     there, rejected = [], []
-    for answer in accepted:
-        match found[answer.submitted.job_id]:
+    for answer, record in zip(accepted, records, strict=True):
+        match found[record.record_id]:
             case Arrived(job_id):
                 own = job_id == answer.submitted.job_id
                 admission = Admission.SENT if own else Admission.DEDUPLICATED

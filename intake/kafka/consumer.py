@@ -17,6 +17,7 @@ from kafka.errors import CommitFailedError, IllegalGenerationError, RebalanceInP
 from kafka.structs import OffsetAndMetadata
 
 from config.lanes import Lane
+from intake.kafka import header_names
 from intake.kafka.clients import connected
 from intake.kafka.options import KafkaOptions
 from intake.kafka.positions import Committed, Extent, Partition
@@ -71,6 +72,7 @@ class GroupConsumer:
             metadata_max_age_ms=round(reads.metadata_s * 1000),
             metrics_enabled=False,
         )
+        header_names.read_any(self._consumer)
         self._consumer.subscribe(sorted(self._lanes))
 
     # The client keeps what it knows of the cluster up to date by itself; asking it costs nothing.

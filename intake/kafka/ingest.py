@@ -51,14 +51,14 @@ class Ingest:
         place: Placing,
         signals: Signals,
         prepare: Callable[[], object] = lambda: None,
-        revalidate: Callable[[], object] = lambda: None,
+        revalidate: Callable[[], bool] = lambda: False,
         open_consumer: OpenConsumer = GroupConsumer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`rules`: of each lane, with that lane as the door's; `build`: of `build_of`; `place`: `Overflow.place`.
 
         `prepare` makes the topics that are missing, and may raise KafkaTrouble; it is called before each consumer is
-        made. `revalidate` looks again at rejections that this build may know, a bounded number of them.
+        made. `revalidate` looks again at some rejections that this build may know, and says whether there may be more.
         """
         self._options = options
         self._reads = reads
@@ -133,12 +133,17 @@ class Ingest:
         """What is done in between, Kafka or not."""
         now = self._clock()
         if now >= self._revalidate_at:
-            self._revalidate_at = now + self._reads.revalidate_s
+            pause = self._reads.revalidate_s
             try:
-                self._revalidate()
-            except (DatabaseError, ObjectError) as error:
+                if self._revalidate():
+                    pause = 0.0
+            except DatabaseError as error:
                 log.warning("rejections could not be validated again, later", error=str(error))
-                self._revalidate_at = now + self._reads.most_wait_s
+                pause = self._reads.most_wait_s
+            except ObjectError as error:
+                # Not soon: a store that does not answer stops this thread for as long as it is asked.
+                log.warning("rejections could not be validated again, later", error=str(error))
+            self._revalidate_at = self._clock() + pause
         if now >= self._lost_at:
             self._lost_at = now + LOST_EACH_S
             try:

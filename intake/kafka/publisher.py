@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from kafka import KafkaProducer
@@ -21,7 +21,7 @@ from kafka.producer.future import FutureRecordMetadata
 from intake.kafka import topics
 from intake.kafka.clients import connected
 from intake.kafka.diagnosis import asking
-from intake.kafka.errors import BadTopic, NotAllowed, plain
+from intake.kafka.errors import BadTopic, KafkaTrouble, NotAllowed, plain
 from intake.kafka.options import KafkaOptions
 
 #: Bytes of one record, and of one request: the broker has its own, mostly smaller, limit for a record.
@@ -54,9 +54,24 @@ class Refusal:
 
     code: str  # as Kafka calls it: MESSAGE_SIZE_TOO_LARGE, UNKNOWN_TOPIC_OR_PARTITION, ...
     message: str
+    of_topic: bool = False
+    """It takes no record of ours at all."""
+
+    @property
+    def too_large(self) -> bool:
+        """Whether a smaller record would be taken."""
+        return self.code in (client.MessageSizeTooLargeError.message, client.RecordListTooLargeError.message)
 
 
-Answer = Delivered | Refusal
+@dataclass(frozen=True)
+class Unanswered:
+    """Nobody knows whether the record is there: its partition did not answer in time, while others did."""
+
+    message: str
+    cause: Exception = field(repr=False, compare=False)
+
+
+Answer = Delivered | Refusal | Unanswered
 
 
 class Publisher:
@@ -87,9 +102,8 @@ class Publisher:
     def publish(self, records: Sequence[Outgoing]) -> list[Answer]:
         """Sends them and waits until all replicas in sync have them; an answer for each, in their order.
 
-        Raises BrokerAway where they do not answer within `timeout_s`, and a few seconds for connecting and asking why;
-        then nobody knows which records are there, and all have to be sent again. Raises NotAllowed where we are not
-        let in at all.
+        Raises BrokerAway where none has arrived within `timeout_s`, and a few seconds for connecting and asking why,
+        and no answer says why not; then all have to be sent again. Raises NotAllowed where we are not let in at all.
         """
         answers: dict[int, Answer] = {}
         refusals = self._refused_topics({record.topic for record in records})
@@ -98,7 +112,16 @@ class Publisher:
                 answers[place] = refusals[record.topic]
         for careful in (False, True):
             if places := [place for place in range(len(records)) if place not in answers]:
-                answers |= self._round(records, places, careful=careful)
+                try:
+                    answers |= self._round(records, places, careful=careful)
+                except KafkaTrouble as trouble:
+                    if not _any_delivered(answers):
+                        raise
+                    answers |= dict.fromkeys(places, Unanswered(str(trouble), trouble))
+        silent = [answer for answer in answers.values() if isinstance(answer, Unanswered)]
+        if silent and not _any_delivered(answers):
+            with asking(self._options, "publishing"):
+                raise silent[0].cause
         return [answers[place] for place in range(len(records))]
 
     def _round(self, records: Sequence[Outgoing], places: Sequence[int], *, careful: bool) -> dict[int, Answer]:
@@ -122,26 +145,37 @@ class Publisher:
             elif careful:
                 answers[place] = _refusal(outcome)
         if late:
-            answers |= self._explained(records, late)
+            answers |= self._explained(records, late, is_away=not answers)
         return answers
 
     def _send(self, producer: KafkaProducer, records: Sequence[Outgoing]) -> list[Delivered | Exception]:
         deadline = time.monotonic() + self._timeout_s + 1.0
-        sent = [_sent(producer, record) for record in records]
-        return [_outcome(future, deadline) for future in sent]
+        sent: list[FutureRecordMetadata | Exception] = []
+        unknown: dict[str, client.KafkaTimeoutError] = {}
+        for record in records:
+            if (error := unknown.get(record.topic)) is not None:  # its partitions are waited for once
+                sent.append(error)
+                continue
+            sent.append(one := _sent(producer, record))
+            if isinstance(one, client.KafkaTimeoutError):
+                unknown[record.topic] = one
+        return [_outcome(one, deadline) for one in sent]
 
-    def _explained(self, records: Sequence[Outgoing], late: Mapping[int, Exception]) -> dict[int, Answer]:
-        """A topic that was deleted looks like a broker that does not answer. Raises BrokerAway where it is that."""
+    def _explained(
+        self, records: Sequence[Outgoing], late: Mapping[int, Exception], *, is_away: bool
+    ) -> dict[int, Answer]:
+        """A topic that was deleted looks like a broker that does not answer. Raises KafkaTrouble if it `is_away`."""
         self._known.clear()
-        refusals = self._refused_topics({records[place].topic for place in late})
-        answers: dict[int, Answer] = {}
-        for place, error in late.items():
-            refusal = refusals.get(records[place].topic)
-            if refusal is None:
-                with asking(self._options, "publishing"):
-                    raise error
-            answers[place] = refusal
-        return answers
+        refusals: Mapping[str, Refusal] = {}
+        try:
+            refusals = self._refused_topics({records[place].topic for place in late})
+        except KafkaTrouble:
+            if is_away:
+                raise
+        return {
+            place: refusals.get(records[place].topic) or Unanswered(plain(error), error)
+            for place, error in late.items()
+        }
 
     def _refused_topics(self, names: set[str]) -> dict[str, Refusal]:
         """Of topics that we have not written to before. Raises NotAllowed and BrokerAway."""
@@ -151,14 +185,18 @@ class Publisher:
             return refusals
         for name, found in topics.look_up(self._options, unseen).items():
             if found is None:
-                refusals[name] = Refusal(client.UnknownTopicOrPartitionError.message, f"there is no topic {name}")
+                refusals[name] = Refusal(
+                    client.UnknownTopicOrPartitionError.message, f"there is no topic {name}", of_topic=True
+                )
             elif isinstance(found, BadTopic):
-                refusals[name] = Refusal(client.InvalidTopicError.message, str(found))
+                refusals[name] = Refusal(client.InvalidTopicError.message, str(found), of_topic=True)
             elif isinstance(found, NotAllowed):
-                refusals[name] = Refusal(client.TopicAuthorizationFailedError.message, str(found))
+                refusals[name] = Refusal(client.TopicAuthorizationFailedError.message, str(found), of_topic=True)
             elif not found.may_write:
                 refusals[name] = Refusal(
-                    client.TopicAuthorizationFailedError.message, f"topic {name}: it needs the ACL Write for us"
+                    client.TopicAuthorizationFailedError.message,
+                    f"topic {name}: it needs the ACL Write for us",
+                    of_topic=True,
                 )
         self._known |= names - refusals.keys()
         return refusals
@@ -204,13 +242,14 @@ def _end(producer: KafkaProducer) -> None:
 def _sent(producer: KafkaProducer, record: Outgoing) -> FutureRecordMetadata | Exception:
     try:
         return producer.send(record.topic, record.value, record.key, list(record.headers))
-    except (client.MessageSizeTooLargeError, ValueError, TypeError) as error:
+    except (client.MessageSizeTooLargeError, client.KafkaTimeoutError, ValueError, TypeError) as error:
         return error
 
 
 def _outcome(sent: FutureRecordMetadata | Exception, deadline: float) -> Delivered | Exception:
-    if not isinstance(sent, FutureRecordMetadata):
-        return sent
+    if isinstance(sent, Exception):
+        failed: Exception = sent
+        return failed
     try:
         metadata = sent.get(timeout=max(0.0, deadline - time.monotonic()))
     except client.KafkaError as error:
@@ -220,4 +259,9 @@ def _outcome(sent: FutureRecordMetadata | Exception, deadline: float) -> Deliver
 
 def _refusal(error: Exception) -> Refusal:
     code = getattr(error, "message", None) or "INVALID_RECORD"
-    return Refusal(str(code), plain(error))
+    of_topic = isinstance(error, client.AuthorizationError | client.InvalidTopicError)
+    return Refusal(str(code), plain(error), of_topic)
+
+
+def _any_delivered(answers: Mapping[int, Answer]) -> bool:
+    return any(isinstance(answer, Delivered) for answer in answers.values())

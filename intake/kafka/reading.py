@@ -95,8 +95,8 @@ class Reading:
                 return
             if arrived and (self._batch is not None or not arrived.keys() <= membership.partitions):
                 raise RetriableError("records came that are not to be read now")
-            if arrived or self._draining:
-                self._batch = self._read(arrived) or self._batch
+            if self._batch is None and (arrived or self._draining):
+                self._batch = self._read(arrived)
         except RetriableError as error:
             # Which records the client has passed is not known now: all is read again from what is committed.
             self._membership = None

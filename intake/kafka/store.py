@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -16,12 +16,15 @@ from intake.kafka.record import Arrived
 from intake.kafka.signals import Outcome
 from intake.problems import Code, Problem, safe
 from intake.submit import conflict
-from storage.database import Connection, Database, DataError, bisected
+from storage.database import Connection, Database, DataError, TooSlow, Unreachable, bisected
 from storage.ingest import LostRange, record_lost
 from storage.rejections import NewRejection, reject_within
 from storage.submit import Admission, NewJob, Submitted, submit_within
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+#: What one statement carries at most, unless one message alone is more: 500 of a megabyte would be half a gigabyte.
+STATEMENT_BYTES = 16 << 20
 
 #: Puts what is too much for Postgres into the object store; see `storage.rejected_bodies.Overflow.place`.
 Placing = Callable[[Sequence[NewRejection]], Sequence[NewRejection]]
@@ -52,6 +55,21 @@ class Batch:
     """The next offset to be read of each partition that it has records of."""
     placed: bool = False
     """Whether the bodies of its rejections are where they are to be kept: once for all its tries."""
+    at_once: int = 1 << 30
+    """Records in a transaction: fewer once that was too slow."""
+
+    def parts(self) -> Iterator[Sequence[Judged]]:
+        """What is written in one transaction each."""
+        part, size = list[Judged](), 0
+        for one in self.judged:
+            bytes_ = len(one.arrived.value or b"")
+            if part and (len(part) >= self.at_once or size + bytes_ > STATEMENT_BYTES):
+                yield part
+                part, size = [], 0
+            part.append(one)
+            size += bytes_
+        if part:
+            yield part
 
     def scheduled(self, lane: Lane) -> int:
         """How many of its messages for a lane ask for a later time."""
@@ -88,7 +106,7 @@ class Storage:
                 record_lost(connection, batch.lost)
         if not batch.judged:
             return {}
-        answers = bisected(batch.judged, self._write)
+        answers = [answer for part in batch.parts() for answer in self._written(batch, part)]
         late = [
             Judged(judged.arrived, self._rejection(judged, answer, batch.cluster_id))
             for judged, answer in zip(batch.judged, answers, strict=True)
@@ -100,6 +118,18 @@ class Storage:
             (judged.arrived.lane, answer if isinstance(answer, Outcome) else Outcome.REJECTED)
             for judged, answer in zip(batch.judged, answers, strict=True)
         )
+
+    def _written(self, batch: Batch, part: Sequence[Judged]) -> list[Outcome | Problem | DataError]:
+        def write(judged: Sequence[Judged]) -> list[Outcome | Problem]:
+            try:
+                return self._write(judged)
+            except TooSlow as error:
+                # Half of it with the next try, and not within this one: behind a lock each half would wait as long, and
+                # meanwhile nobody polls.
+                batch.at_once = max(1, len(judged) // 2)
+                raise Unreachable(str(error)) from error
+
+        return bisected(part, write)
 
     def _rejection(self, judged: Judged, answer: Problem | DataError, cluster_id: str) -> NewRejection:
         """Of a record that the tables do not take as what it was judged to be."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from config.lanes import Lane
 from intake.identity import id_from_record, new_id
-from intake.kafka.publisher import Delivered, Outgoing, Publisher, Refusal
+from intake.kafka.errors import BrokerAway
+from intake.kafka.publisher import Answer, Delivered, Outgoing, Publisher, Refusal, Unanswered
 from intake.message import JobSpec, canonical
 from intake.problems import Code, Problem, Refused
 from intake.submit import BATCH, Rejected, batches
@@ -47,13 +48,8 @@ def send_lines(
     for numbered in batches(iter(lines), batch):
         asked = [(line, spec, spec.id or new_id()) for line, spec in numbered if not isinstance(spec, Refused)]
         records = [_record(spec, id_, topics[spec.lane]) for _, spec, id_ in asked]
-        answers = dict(
-            zip(
-                (line for line, _, _ in asked),
-                zip(asked, records, publisher.publish(records), strict=True),
-                strict=True,
-            )
-        )
+        published = list(map(_known, publisher.publish(records)))
+        answers = dict(zip((line for line, _, _ in asked), zip(asked, records, published, strict=True), strict=True))
         for line, spec in numbered:
             if isinstance(spec, Refused):
                 yield Rejected(line, spec.problems)
@@ -63,6 +59,12 @@ def send_lines(
                 yield Rejected(line, [_problem(answer)])
             else:
                 yield Sent(line, spec, id_, _record_id(cluster, record, answer))
+
+
+def _known(answer: Answer) -> Delivered | Refusal:
+    if isinstance(answer, Unanswered):
+        raise BrokerAway(answer.message)
+    return answer
 
 
 def _record(spec: JobSpec, id_: uuid.UUID, topic: str) -> Outgoing:

@@ -82,11 +82,11 @@ class Chaos:
         self._postgres = postgres
         self._kafka = kafka
         self._bucket = bucket
-        self._rng = random.Random(seed)
+        self._seed = seed
         self._command = command
         self._say = say
         self._lanes = Lanes(kafka)
-        self._author = Author(self._rng, [self._put(path) for path in pictures])
+        self._author = Author(random.Random(seed), [self._put(path) for path in pictures])
         self._workers: list[Worker] = []
         self._stopped: list[tuple[Worker, float]] = []
         self._done: list[str] = []
@@ -150,7 +150,9 @@ class Chaos:
 
     def happen(self, event: Event) -> None:
         """Does it, to a worker by chance."""
-        place = self._rng.randrange(WORKERS)
+        # Of its own: how much chance an event takes depends on what is there, and the next one must not depend on that.
+        rng = random.Random(f"{self._seed} {len(self._done)}")
+        place = rng.randrange(WORKERS)
         worker = self._workers[place]
         self._note(worker)
         self._done.append(event.value)
@@ -169,7 +171,7 @@ class Chaos:
             case Event.KILL_EXECUTOR:
                 children = worker.executors()
                 if children:
-                    os.kill(self._rng.choice(sorted(children)), signal.SIGKILL)
+                    os.kill(rng.choice(sorted(children)), signal.SIGKILL)
             case Event.KILL_POSTGRES:
                 self._postgres.restart()
             case Event.KILL_BROKER:

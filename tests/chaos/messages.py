@@ -156,10 +156,10 @@ class Author:
         return Draft(Fate.REJECTED, lane, value, kind, key, headers)
 
 
-#: What a job does -> of 100 jobs.
+#: What a job does -> of 200 jobs.
 KINDS = {
-    "noop": 53, "output": 15, "input": 8, "caption": 6, "retry": 5, "bug": 4, "sleep": 5, "death": 1, "bad": 1,
-    "held": 2,
+    "noop": 107, "output": 30, "input": 16, "caption": 12, "retry": 10, "bug": 8, "sleep": 10, "death": 1, "bad": 2,
+    "held": 4,
 }  # fmt: skip
 _FAULTS: dict[str, dict[str, Any]] = {
     "retry": {"fault": "retry", "retry_after_s": 0.2},

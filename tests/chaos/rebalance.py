@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from config.lanes import LANES
@@ -23,10 +24,12 @@ ENVIRON = {
     "MEDIAMILL_KAFKA_PARTITIONS": "12",
     "MEDIAMILL_LOG_LEVEL": "info",
 }
-#: Seconds until the next restart, at most: sooner where much has been read, so that some fall into a rebalance.
-PATIENCE_S = (1.0, 8.0)
-#: When nothing is stored for so long, something is stuck: three times what a dead member may hold the group up.
-STUCK_S = 90.0
+#: Seconds between two restarts, at least and at most: some fall into the rebalance after the one before. A share of the
+#: messages is sent after each, so that there is something to read.
+MOMENT_S = (0.2, 5.0)
+#: When nothing is stored for so long after the last restart, something is stuck: members that died while they joined
+#: hold the group up for several session times, one after the other.
+STUCK_S = 120.0
 
 _DUPLICATES = re.compile(r'^mediamill_ingest_messages_total\{.*outcome="duplicate".*\} ([0-9.e+]+)$', re.MULTILINE)
 _REBALANCED = "partitions are read"
@@ -90,17 +93,19 @@ class Rebalance:
         """Sends all messages, restarts ingesters while they are read, waits for the rest, and counts."""
         for worker in self._workers:
             worker.wait_until_ready(120)
-        drafts = [self._draft() for _ in range(messages)]
         self._report.messages = messages
+        drafts = [self._draft() for _ in range(messages)]
+        size = -(-messages // (restarts + 1))
+        kinds = ([signal.SIGKILL, signal.SIGTERM] * restarts)[:restarts]
         self._started = self._moved = time.monotonic()
-        # A first part, so that the group has begun to read before the rest comes.
-        self._lanes.send(drafts[: messages // 10])
-        self._lanes.send(drafts[messages // 10 :])
-        kinds = [signal.SIGKILL, signal.SIGTERM] * ((restarts + 1) // 2)
-        for kind in self._rng.sample(kinds[:restarts], restarts):
-            self._wait(self._stored + round(self._rng.uniform(0.2, 1) * messages / restarts),
-                       self._rng.uniform(*PATIENCE_S))  # fmt: skip
-            self._restart(kind)
+        with ThreadPoolExecutor(1) as sender:
+            sent = [sender.submit(self._lanes.send, drafts[:size])]
+            for n, kind in enumerate(self._rng.sample(kinds, restarts), 1):
+                self._wait(messages, self._rng.uniform(*MOMENT_S))
+                self._restart(kind)
+                sent.append(sender.submit(self._lanes.send, drafts[n * size : (n + 1) * size]))
+            for each in sent:
+                each.result()
         self._wait(messages, None)
         self._report.seconds = time.monotonic() - self._started
         self._end()
@@ -144,7 +149,7 @@ class Rebalance:
             self._report.standstill_s = max(self._report.standstill_s, now - self._moved)
             if self._stored >= stored or (within_s is not None and now - began > within_s):
                 return
-            if now - self._moved > STUCK_S:
+            if now - max(self._moved, began) > STUCK_S:
                 said = "\n".join(f"--- {worker.log.name}\n{worker.said()}" for worker in self._workers)
                 raise AssertionError(f"stored {self._stored:,} of {stored:,}, and nothing more for {STUCK_S} s\n{said}")
             time.sleep(0.2)
@@ -158,8 +163,7 @@ class Rebalance:
 
     def _end(self) -> None:
         for worker in self._workers:
-            self._note(worker)
-            self._leaving.append((worker, True))
+            self._leaving.append((worker, self._note(worker)))
             worker.signal(signal.SIGTERM)
         for worker, up in self._leaving:
             code = worker.wait(60)

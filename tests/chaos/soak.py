@@ -61,8 +61,10 @@ class Servers:
 
     @contextmanager
     def stage(self, environ: Mapping[str, str]) -> Iterator[Stage]:
-        """A deployment on them."""
-        own = {**s3_environ(self.bucket), **self.kafka.environ, **environ}
+        """A deployment on them, with tiny checkpoints."""
+        models = self.folder / "models"
+        make_tiny_models(models)
+        own = {"MEDIAMILL_MODELS": str(models), **s3_environ(self.bucket), **self.kafka.environ, **environ}
         with stage(self.folder, own, self.postgres.create_database("soak")) as made:
             made.run("migrate")
             yield made
@@ -83,10 +85,9 @@ def servers() -> Iterator[Servers]:
 
 def soak(on: Servers, messages: int, seed: int, minutes: float) -> Report:
     """Rounds of messages and events until there were `messages` of them or the time is over."""
-    models, drawn = on.folder / "models", on.folder / "pictures"
-    make_tiny_models(models)
+    drawn = on.folder / "pictures"
     drawn.mkdir()
-    with on.stage({"MEDIAMILL_MODELS": str(models), **chaos.ENVIRON}) as made:
+    with on.stage(chaos.ENVIRON) as made:
         run = chaos.Chaos(made, on.postgres, on.kafka, on.bucket, draw_pictures(drawn, 12), seed, say=_say)
         rng = random.Random(seed)
         end = time.monotonic() + minutes * 60

@@ -10,10 +10,10 @@ import pytest
 from config.kafka import KafkaSettings
 from console.publishing import KafkaEvents
 from intake.kafka.options import KafkaOptions
-from tests.fakes.publisher import FakePublisher, FakeRefusal
+from tests.fakes.publisher import FakePublisher
 from tests.servers.leashed import free_port
 from worker.events import Outgoing
-from worker.relay import BrokerAway, Publisher
+from worker.publisher import BrokerAway, Publisher, Refusal
 
 CODE = "UNKNOWN_TOPIC_OR_PARTITION"
 
@@ -35,7 +35,7 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     if request.param == "fake":
         fake, silent = FakePublisher(), FakePublisher()
         silent.away.set()
-        fake.refuses = lambda record: FakeRefusal(CODE, "no such topic") if record.topic == "missing" else None
+        fake.refuses = lambda record: Refusal(CODE, "no such topic") if record.topic == "missing" else None
         yield Broker(fake, silent, fake.cluster, "there", "missing", lambda: [record.value for record in fake.records])
         return
     kafka = request.getfixturevalue("kafka")

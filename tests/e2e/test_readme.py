@@ -83,7 +83,7 @@ def test_a_first_message_becomes_a_job_and_a_wrong_one_says_what_is_wrong_with_i
     [event] = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert (event["type"], event["data"]["labels"]) == ("mediamill.job.succeeded", {"project": "kafka"})
     assert re.search(r"text\.embed +succeeded +interactive", done.stdout)
-    assert "/params/txts" in done.stdout
+    assert "did you mean image.caption?" in done.stdout
 
 
 def test_the_queries_for_dashboards_are_answered(table: JobTable) -> None:

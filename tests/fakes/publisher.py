@@ -5,17 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from worker.events import Outgoing
-from worker.relay import BrokerAway
-
-
-@dataclass(frozen=True, slots=True)
-class FakeRefusal:
-    code: str
-    message: str
+from worker.publisher import BrokerAway, Refusal
 
 
 class FakePublisher:
@@ -28,7 +21,7 @@ class FakePublisher:
     def __init__(self, cluster: str = "here") -> None:
         self.cluster = cluster
         self.away = threading.Event()
-        self.refuses: Callable[[Outgoing], FakeRefusal | None] = lambda record: None
+        self.refuses: Callable[[Outgoing], Refusal | None] = lambda record: None
         self.lost_answers = 0
         self.before: Callable[[], None] = lambda: None
         self.records: list[Outgoing] = []
@@ -42,7 +35,7 @@ class FakePublisher:
             raise BrokerAway("connection refused")
         return self.cluster
 
-    def publish(self, records: Sequence[Outgoing]) -> list[FakeRefusal | None]:
+    def publish(self, records: Sequence[Outgoing]) -> list[Refusal | None]:
         self.before()
         if self.away.is_set():
             self._told()

@@ -16,7 +16,8 @@ from tests.fixtures import JobTable
 from worker.backoff import Backoff
 from worker.health import Check, Health
 from worker.metrics import Metrics
-from worker.relay import Pace, Publisher, Relay
+from worker.publisher import Publisher
+from worker.relay import Pace, Relay
 
 #: Quick, so that no test waits for a turn.
 QUICK = Pace(busy_s=0.005, idle_s=0.02, away_s=0.02, look_s=0.02, tries=3)

@@ -14,6 +14,7 @@ from config.lanes import Lane
 from intake.identity import id_from_record, new_id
 from intake.kafka.signals import Outcome
 from storage.database import Database
+from storage.rejections import headers_of
 from tests.integration.ingesting import Stage, noop, with_id
 from tests.servers.kafka import Kafka
 
@@ -196,3 +197,22 @@ def test_what_transactions_have_taken_back_is_no_job_and_their_marks_are_no_loss
         stage.until(lambda: ingester.heard.lags.get("interactive") == 0, "the end")
     assert stage.count() == 1
     assert stage.count("lost_ranges") == 0
+
+
+class _NotUtf8(str):
+    """A header's name that producers in other languages can write."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"\xff\xfe" + super().encode(encoding, errors)
+
+
+def test_a_header_whose_name_is_no_utf8_stops_nobody_and_is_kept_byte_for_byte(stage: Stage) -> None:
+    odd = (_NotUtf8("name"), b"1")
+    stage.send(noop(), headers=[odd])
+    stage.send(b"no json", headers=[("plain", b"2"), odd])
+    stage.send(noop())
+    with stage.ingester() as ingester:
+        stage.until_committed("interactive", 3)
+    assert ingester.heard.outcomes == {Outcome.JOB: 2, Outcome.REJECTED: 1}
+    [row] = stage.table.rows("SELECT headers FROM rejected_messages")
+    assert headers_of(row["headers"])[1][0].encode("utf-8", "surrogateescape") == b"\xff\xfename"

@@ -230,6 +230,41 @@ def test_an_error_of_the_client_costs_its_consumer_and_not_the_process(stage: St
     assert next(why for ok, why in ingester.heard.states if not ok).endswith("another")
 
 
+# --- what is done in between
+
+
+def test_rejections_are_validated_again_turn_by_turn_until_there_are_no_more(stage: Stage) -> None:
+    left = [True, True, True, False]
+    asked: list[int] = []
+
+    def revalidate() -> bool:
+        asked.append(ingester.heard.turns)
+        return left.pop(0)
+
+    ingester = stage.ingester(revalidate=revalidate)
+    with ingester:
+        stage.send(with_id())
+        stage.until_committed("interactive", 1)
+        stage.until(lambda: not left, "the last rejections")
+    assert asked == sorted(set(asked))
+    assert left == []
+
+
+def test_an_object_store_that_is_away_is_not_asked_for_rejections_at_each_turn(stage: Stage) -> None:
+    asked: list[int] = []
+
+    def revalidate() -> bool:
+        asked.append(1)
+        raise StoreUnavailable("s3://media", "is away", "wait")
+
+    with stage.ingester(revalidate=revalidate, most_wait_s=0.01) as ingester:
+        stage.send(with_id())
+        stage.until_committed("interactive", 1)
+        turns = ingester.heard.turns
+        stage.until(lambda: ingester.heard.turns > turns + 5, "some turns")
+    assert asked == [1]
+
+
 # --- the broker
 
 

@@ -13,7 +13,7 @@ import pytest
 from config.kafka import KafkaSettings
 from intake.kafka.errors import BrokerAway
 from intake.kafka.options import KafkaOptions
-from intake.kafka.publisher import Delivered, Outgoing, Publisher, Refusal
+from intake.kafka.publisher import Delivered, Outgoing, Publisher, Refusal, Unanswered
 from tests.integration.publishing import codes
 from tests.servers.kafka import Kafka, KafkaServer
 from tests.servers.leashed import wait_until
@@ -197,3 +197,33 @@ def test_a_publisher_leaves_no_thread_behind(kafka: Kafka) -> None:
         assert threading.active_count() > during
     wait_until(lambda: threading.active_count() <= during, 5, "the end of the client's threads")
     assert before <= during
+
+
+def test_records_of_a_topic_that_has_too_few_replicas_are_unanswered_and_the_others_published_once(
+    kafka: Kafka,
+) -> None:
+    topic, short = kafka.create("results"), kafka.create("short", min_insync_replicas=2)
+    with Publisher(options_of(kafka), timeout_s=1.5) as publisher:
+        answers = publisher.publish([Outgoing(short, b"k", b"1"), Outgoing(topic, b"k", b"2")])
+        assert [type(answer) for answer in answers] == [Unanswered, Delivered]
+        with pytest.raises(BrokerAway):
+            publisher.publish([Outgoing(short, b"k", b"3")])
+    assert kafka.values(topic) == [b"2"]
+
+
+def test_what_is_known_when_the_broker_goes_away_before_the_careful_round_is_not_lost(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, other = kafka.create("results", max_message_bytes=20_000), kafka.create("other")
+    with Publisher(options_of(kafka), timeout_s=5) as publisher:
+        connect = publisher._connect
+
+        def away(*, careful: bool) -> object:
+            if careful:
+                raise BrokerAway("gone")
+            return connect(careful=careful)
+
+        monkeypatch.setattr(publisher, "_connect", away)
+        answers = publisher.publish([Outgoing(other, b"k", b"1"), Outgoing(topic, b"k", b"x" * 30_000)])
+    assert [type(answer) for answer in answers] == [Delivered, Unanswered]
+    assert kafka.values(other) == [b"1"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from storage import destinations, jobs, outbox
 from storage.database import Database
 from storage.outbox import Event, EventState, Filter, Refused
-from storage.settle import Ending
+from storage.settle import Ending, Rules
 from storage.sql import text
 from tests.fixtures import JobTable
 from tests.integration.relaying import end_again, end_jobs, ensure, outbox_rows
@@ -18,7 +19,7 @@ A, B = uuid.UUID(int=1), uuid.UUID(int=2)
 
 
 def lease(
-    database: Database, relay: uuid.UUID = A, cluster: str = "here", for_s: float = 60, **more: int
+    database: Database, relay: uuid.UUID = A, cluster: str = "here", for_s: float = 60, **more: Any
 ) -> list[Event]:
     with database.transaction() as connection:
         return outbox.lease(connection, relay, cluster, for_s=for_s, **more)
@@ -96,17 +97,27 @@ def test_an_expired_lease_is_taken_over_and_its_former_holder_deletes_nothing(
     assert delivered(database, late, B) == 1
 
 
-def test_a_postponed_event_is_as_it_was(database: Database, table: JobTable) -> None:
+def test_a_postponed_event_is_as_it_was_but_due_later(database: Database, table: JobTable) -> None:
     ensure(database)
     end_jobs(table)
     (before,) = outbox_rows(table)
     (event,) = lease(database)
     with database.transaction() as connection:
-        outbox.postpone(connection, B, [event.seq])
+        outbox.postpone(connection, B, [event.seq], delay_s=60)
     assert states(database) == ["leased"]
     with database.transaction() as connection:
-        outbox.postpone(connection, A, [event.seq])
-    assert outbox_rows(table) == [before]
+        outbox.postpone(connection, A, [event.seq], delay_s=60)
+    (after,) = outbox_rows(table)
+    assert {**after, "next_at": None} == {**before, "next_at": None}
+    assert after["next_at"] > before["next_at"] + timedelta(seconds=50)
+    assert lease(database) == []
+
+
+def test_a_destination_that_is_left_out_keeps_no_other_waiting(database: Database, table: JobTable) -> None:
+    ensure(database, topics={"results": "results", "other": "other"})
+    end_jobs(table)
+    assert [event.destination for event in lease(database, without=["results"])] == ["other"]
+    assert [event.destination for event in lease(database)] == ["results"]
 
 
 def test_a_refused_event_comes_back_after_its_delay_with_its_error(database: Database, table: JobTable) -> None:
@@ -221,7 +232,7 @@ def test_a_lease_reads_no_more_than_it_takes_however_much_waits_and_however_new_
         SELECT gen_random_uuid(), gen_random_uuid(), 'mediamill.job.succeeded', 'results', 'results', '{}'
         FROM generate_series(1, 20000)
     """)
-    values = {"relay_id": A, "cluster_id": "here", "most": 100, "most_bytes": 1 << 20, "for_s": 60}
+    values = {"relay_id": A, "cluster_id": "here", "most": 100, "most_bytes": 1 << 20, "for_s": 60, "without": []}
     with database.transaction() as connection:
         explain = text("EXPLAIN (ANALYZE, FORMAT JSON, TIMING OFF) " + outbox.LEASE.text)
         (plan,) = connection.execute(explain, values).scalar_one()
@@ -235,3 +246,15 @@ def nodes_of(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield node
     for inner in node.get("Plans", ()):
         yield from nodes_of(inner)
+
+
+def test_a_job_that_is_cancelled_again_without_having_run_is_news_again(database: Database, table: JobTable) -> None:
+    ensure(database)
+    (id_,) = table.add()
+    for _ in range(2):
+        with database.transaction() as connection:
+            jobs.cancel(connection, [id_], Rules())
+            jobs.retry(connection, [id_])
+    told = outbox_rows(table)
+    assert [row["kind"] for row in told] == ["mediamill.job.cancelled"] * 2
+    assert told[0]["event_id"] != told[1]["event_id"]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import anyio
 import boto3
@@ -184,6 +185,30 @@ def test_while_the_store_is_away_nothing_is_kept_and_the_batch_can_be_placed_aga
     assert house.used() == 0
     assert house.reject(one) == 1
     assert sent(house, one).body == one.body
+
+
+def test_a_batch_that_is_placed_again_leaves_no_object_that_nobody_needs(
+    house: House, monkeypatch: pytest.MonkeyPatch, table: JobTable
+) -> None:
+    monkeypatch.setattr("storage.rejected_bodies.OBJECT_BYTES", 1000)
+    house.budget = 0
+    many = [rejection(value=os.urandom(900)) for _ in range(4)]
+    upload, uploads = house.store._upload, []
+
+    def away_at_the_second(*given: Any, **more: Any) -> Any:
+        uploads.append(given)
+        if len(uploads) % 2 == 0 and len(uploads) < 7:
+            raise StoreUnavailable("s3://media", "is away", "wait")
+        return upload(*given, **more)
+
+    monkeypatch.setattr(house.store, "_upload", away_at_the_second)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            house.reject(*many)
+    assert house.reject(*many) == 4
+    assert len(house.objects()) == 2
+    assert len(table.rows("SELECT uri FROM rejected_objects")) == 2
+    assert [sent(house, one).body for one in many] == [one.body for one in many]
 
 
 def test_what_one_process_keeps_counts_for_the_others_before_and_after_the_fold(house: House) -> None:

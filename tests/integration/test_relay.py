@@ -14,12 +14,13 @@ from storage import destinations, jobs, outbox
 from storage.database import Database
 from storage.pooled import PooledDatabase
 from storage.settle import Ending, Rules, Settlement, settle
-from tests.fakes.publisher import FakePublisher, FakeRefusal
+from tests.fakes.publisher import FakePublisher
 from tests.fixtures import JobTable
 from tests.integration.relaying import NO, QUICK, TOPICS, Running, end_again, end_jobs, ensure, outbox_rows, relaying
 from tests.servers.leashed import wait_until
 from tests.servers.postgres import PostgresServer
 from worker.events import JobEnded, Outgoing
+from worker.publisher import Fault, Refusal
 from worker.relay import Pace
 
 
@@ -75,10 +76,10 @@ def test_a_job_that_is_tried_again_has_its_second_event_after_its_first(table: J
     # Every first event is refused once: its successor must not overtake it.
     seen = set[bytes]()
 
-    def refuse_first(record: Outgoing) -> FakeRefusal | None:
+    def refuse_first(record: Outgoing) -> Refusal | None:
         new = record.value not in seen
         seen.add(record.value)
-        return FakeRefusal("not_now", "later") if new and b"job.failed" in record.value else None
+        return Refusal("not_now", "later") if new and b"job.failed" in record.value else None
 
     publisher.refuses = refuse_first
     with relaying(table.database, publisher), relaying(table.database, publisher):
@@ -153,7 +154,7 @@ def test_a_refused_event_is_dead_in_the_end_and_holds_up_no_other(table: JobTabl
     ensure(table.database)
     ids = end_jobs(table, 5)
     bad = str(ids[2]).encode()
-    publisher.refuses = lambda record: FakeRefusal("too_large", "2 MiB") if record.key == bad else None
+    publisher.refuses = lambda record: Refusal("too_large", "2 MiB") if record.key == bad else None
     with relaying(table.database, publisher) as running:
         publisher.wait_for(4)
         wait_until(lambda: any(row["dead_at"] for row in outbox_rows(table)), 10, "a dead event")
@@ -318,3 +319,84 @@ def test_the_database_going_away_between_publish_and_delete_is_waited_for(table:
             "the database answers the relay again",
         ]
         database.close()
+
+
+def test_what_is_too_large_for_its_topic_is_told_without_its_result(table: JobTable) -> None:
+    publisher = FakePublisher()
+    publisher.refuses = lambda record: (
+        Refusal("too_large", "1 KiB", Fault.SIZE) if b'"result":' in record.value else None
+    )
+    ensure(table.database)
+    ids = end_jobs(table, 3)
+    with relaying(table.database, publisher) as running:
+        events = publisher.wait_for(3)
+        wait_empty(table)
+    assert [event["subject"] for event in events] == [str(id_) for id_ in ids]
+    data = [JobEnded.model_validate(event["data"]) for event in events]
+    assert [(one.state, one.result, one.result_omitted) for one in data] == [("succeeded", None, True)] * 3
+    assert b'outcome="refused"' not in running.metrics.text()
+
+
+def test_a_topic_that_takes_nothing_costs_no_event_its_tries_and_holds_up_no_other_destination(
+    table: JobTable,
+) -> None:
+    publisher = FakePublisher()
+    publisher.refuses = lambda record: (
+        Refusal("unknown", "there is no topic gone", Fault.TOPIC) if record.topic == "gone" else None
+    )
+    ensure(table.database, topics={"results": "results", "other": "gone"})
+    ids = end_jobs(table, 20)
+    pace = replace(QUICK, most=7)
+    with capture_logs() as logs, relaying(table.database, publisher, pace) as running:
+        events = publisher.wait_for(20)
+        wait_until(lambda: "other takes nothing: there is no topic gone" in str(running.outbox()), 10, "bad health")
+        check = running.outbox()
+        assert check is not None
+        assert not check.ok
+        end_jobs(table)
+        publisher.wait_for(21)
+        assert {row["tries"] for row in outbox_rows(table)} == {0}
+        publisher.refuses = lambda record: None
+        publisher.wait_for(42)
+        wait_empty(table)
+        wait_until(lambda: (check := running.outbox()) is not None and check.ok, 10, "good health")
+    assert {event["subject"] for event in events} == set(map(str, ids))
+    assert [entry["event"] for entry in logs] == [
+        "a topic takes nothing; its events wait",
+        "the topic takes events again",
+    ]
+
+
+def test_a_partition_that_does_not_answer_holds_up_and_doubles_no_event_of_another(table: JobTable) -> None:
+    publisher = FakePublisher()
+    ensure(table.database)
+    ids = end_jobs(table, 5)
+    stuck = str(ids[0]).encode()
+    publisher.refuses = lambda record: Refusal("NO_ANSWER", "no leader", Fault.SILENCE) if record.key == stuck else None
+    with relaying(table.database, publisher):
+        publisher.wait_for(4)
+        wait_until(lambda: len(outbox_rows(table)) == 1, 10, "all but one to be gone")
+        publisher.refuses = lambda record: None
+        publisher.wait_for(5)
+        wait_empty(table)
+    assert [record.key for record in publisher.records] == [str(id_).encode() for id_ in (*ids[1:], ids[0])]
+
+
+def test_while_the_broker_is_away_metrics_tell_how_much_waits(table: JobTable) -> None:
+    publisher = FakePublisher()
+    publisher.away.set()
+    ensure(table.database)
+    end_jobs(table, 3)
+    with relaying(table.database, publisher) as running:
+        wait_until(lambda: b"mediamill_outbox_waiting 3.0" in running.metrics.text(), 10, "the metric")
+
+
+def test_what_waits_for_a_destination_that_is_off_is_not_late(database: Database, table: JobTable) -> None:
+    publisher = FakePublisher()
+    ensure(database)
+    end_jobs(table)
+    with database.transaction() as connection:
+        destinations.set_enabled(connection, "results", enabled=False)
+    with relaying(database, publisher) as running:
+        wait_until(lambda: b"mediamill_outbox_waiting 1.0" in running.metrics.text(), 10, "the metric")
+        assert b"mediamill_outbox_oldest_seconds 0.0" in running.metrics.text()

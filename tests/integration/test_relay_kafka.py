@@ -22,7 +22,7 @@ from tests.integration.relaying import QUICK, Running, end_jobs, ensure, outbox_
 from tests.servers.kafka import Kafka
 from tests.servers.leashed import wait_until
 from worker.events import JobEnded, Outgoing
-from worker.relay import Refusal
+from worker.publisher import Refusal
 
 
 def publishing(kafka: Kafka, timeout_s: float = 10) -> KafkaEvents:

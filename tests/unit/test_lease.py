@@ -23,13 +23,14 @@ class Beats(Lease):
     """A lease whose database is a list of what happens to each beat."""
 
     def __init__(self, clock: FakeClock, *happens: Exception | threading.Event | None) -> None:
+        self.threads = anyio.CapacityLimiter(1)
         super().__init__(
             None,  # type: ignore[arg-type]  # never asked: `_beat` is below
             uuid.UUID(int=1),
             beat_s=BEAT,
             lease_s=LEASE,
             clock=clock,
-            limiter=anyio.CapacityLimiter(1),
+            limiter=self.threads,
             doing=dict,
         )
         self._happens = list(happens)
@@ -53,10 +54,11 @@ def lost(*, match: str) -> Any:
     assert match in str(error)
 
 
-async def settle_threads() -> None:
-    """Lets what runs in threads come back: the fake clock does not wait for it."""
-    for _ in range(4):
-        await anyio.to_thread.run_sync(lambda: None)
+async def answered(lease: Beats) -> None:
+    """Waits until no beat is under way: the fake clock does not wait for what runs in threads."""
+    await anyio.wait_all_tasks_blocked()
+    while lease.threads.borrowed_tokens:
+        await anyio.sleep(0.001)
         await anyio.wait_all_tasks_blocked()
 
 
@@ -64,10 +66,10 @@ async def keep_for(lease: Beats, clock: FakeClock, seconds: float) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(lease.keep)
         tasks.start_soon(lease.watch)
-        await settle_threads()
+        await answered(lease)
         for _ in range(int(seconds / BEAT)):
             await clock.advance(BEAT)
-            await settle_threads()
+            await answered(lease)
         tasks.cancel_scope.cancel()
 
 
@@ -105,7 +107,7 @@ async def test_the_time_of_a_beat_counts_from_before_it_was_sent() -> None:
         await anyio.wait_all_tasks_blocked()
         await clock.advance(20)
         answer.set()
-        await settle_threads()
+        await answered(lease)
         assert lease.age_s == 20
         tasks.cancel_scope.cancel()
 
