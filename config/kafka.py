@@ -88,6 +88,7 @@ def conflicts(settings: KafkaSettings) -> Iterator[tuple[str, str]]:
         yield "kafka_sasl_mechanism", f"is needed when kafka_security is {settings.kafka_security}"
     if mechanism is not None and not sasl:
         yield "kafka_security", f"is {settings.kafka_security}, but there is a mechanism; write sasl_ssl"
+    yield from _ignored(settings)
     needed = (
         ("kafka_oauth_token_url", "kafka_oauth_client_id", "kafka_oauth_client_secret")
         if mechanism == "OAUTHBEARER"
@@ -108,3 +109,17 @@ def conflicts(settings: KafkaSettings) -> Iterator[tuple[str, str]]:
     names += [settings.kafka_dead_letter_topic] if settings.kafka_dead_letter_topic else []
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield "kafka_prefix", f"two of the topics are called {name}; each has a name of its own"
+
+
+def _ignored(settings: KafkaSettings) -> Iterator[tuple[str, str]]:
+    """What is set and would not be used: whoever sets it takes the connection for safer than it is."""
+    security = settings.kafka_security
+    if not security.endswith("ssl"):
+        right = "sasl_ssl" if security == "sasl_plaintext" else "ssl"
+        for name in ("kafka_ssl_ca", "kafka_ssl_cert", "kafka_ssl_key"):
+            if getattr(settings, name) is not None:
+                yield name, f"is not used while kafka_security is {security}; write {right} there, or leave it out"
+    if settings.kafka_sasl_mechanism is None and not security.startswith("sasl"):
+        for name in ("kafka_username", "kafka_password", "kafka_oauth_client_id", "kafka_oauth_client_secret"):
+            if getattr(settings, name) is not None:
+                yield name, f"is not used while kafka_security is {security}; write sasl_ssl there, or leave it out"

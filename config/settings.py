@@ -291,7 +291,7 @@ def show(name: str, value: object) -> str:
     """A value as it may be printed and as it could be written in the environment."""
     if value is None:
         return "(unset)"
-    if not Settings.model_fields[name].repr and "://" not in str(value):
+    if _is_secret(name, value):
         return "***"
     metadata = _ANNOTATIONS.get(name, "")
     if isinstance(value, bool):
@@ -307,6 +307,12 @@ def show(name: str, value: object) -> str:
         )
         return "{" + ", ".join(entries) + "}"
     return mask(str(value))
+
+
+def _is_secret(name: str, value: object) -> bool:
+    """Of a database's URL only the password is; a password is one, whatever it looks like."""
+    is_url = "DatabaseUrl" in _ANNOTATIONS.get(name, "") and "://" in str(value)
+    return not Settings.model_fields[name].repr and not is_url
 
 
 def _json(value: object) -> str:
@@ -344,8 +350,7 @@ def _place(name: str, values: Mapping[str, Given]) -> str:
     given = values.get(name)
     if given is None:
         return variable(name)
-    secret = not Settings.model_fields[name].repr
-    value = mask(str(given.value)) if not secret or "://" in str(given.value) else "***"
+    value = "***" if _is_secret(name, given.value) else mask(str(given.value))
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in value[:100])
     return given.place + (shown if len(value) <= 100 else f"{shown}...")
 

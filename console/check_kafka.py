@@ -9,7 +9,7 @@ from config.settings import Settings
 from config.values import show_duration
 from console.check import Check, Status
 from console.compose import Deployment
-from intake.kafka import topics
+from intake.kafka import diagnosis, topics
 from intake.kafka.backlog import Backlog, backlog, unread_before
 from intake.kafka.errors import KafkaTrouble, NotAllowed
 from intake.kafka.options import KafkaOptions
@@ -31,6 +31,8 @@ def kafka(deployment: Deployment) -> Check:
             return _missing(about, missing, made=settings.kafka_create_topics)
         warnings = tuple(_expiring(options, settings, places))
     except NotAllowed as error:
+        if diagnosis.of(options) is not None:  # we are not let in at all
+            return Check("kafka", Status.FAIL, str(error))
         return Check("kafka", Status.WARN, str(error), ("docs/operations.md lists the ACLs",))
     except KafkaTrouble as error:
         return Check("kafka", Status.FAIL, str(error))

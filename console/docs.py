@@ -131,12 +131,13 @@ _AFTER_DATA = """\
 
 - An event may come more than once, always with the same `id`: after a broker or a worker was lost between publishing
   it and noting that. Keep the ids that you have acted on, or act so that twice is once.
-- The events of a job come in their order: a job that failed and was tried again has a second event, with a larger
-  `attempt`, after the first. Only one that was dead (`mediamill outbox list --state dead`) and was retried by hand may
-  come after its successors.
-- An event that the broker does not take (larger than its `max.message.bytes`, for one) is tried again and then kept as
-  dead; it keeps no event of another job back. What an event would have said is always in the database:
-  `mediamill jobs show`.
+- The events of a job come in their order: a job that ended and was tried again has a second event, with an `id` of its
+  own, after the first. Only one that was dead (`mediamill outbox list --state dead`) and was retried by hand may come
+  after its successors.
+- An event that is larger than the topic takes (`max.message.bytes`) comes without its `result`, and says so by
+  `result_omitted`. One that is refused all the same is tried again and then kept as dead; it keeps no event of another
+  job back. What an event would have said is always in the database: `mediamill jobs show`.
+- While a topic is missing, or not ours to write, its events wait; none of them is given up for that.
 
 ## Rejected messages
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -39,10 +39,14 @@ class KafkaParts:
         self._deployment = deployment
         self._options = options
 
-    def ensure_topics(self) -> None:
-        """Makes those that are missing, or says which. Raises KafkaTrouble."""
+    def ensure_topics(self, names: Collection[str]) -> None:
+        """Makes those that are missing, or says which. Raises KafkaTrouble.
+
+        Each part of a worker looks after its own: it may have no right to see the others.
+        """
         settings = self._deployment.settings
-        topics.ensure(self._options, topics.wanted(settings), create=settings.kafka_create_topics)
+        wanted = [topic for topic in topics.wanted(settings) if topic.name in names]
+        topics.ensure(self._options, wanted, create=settings.kafka_create_topics)
 
     def ensure_destinations(self) -> None:
         """From now on events are written for the topics of the settings, whether or not anybody publishes them yet.
@@ -92,14 +96,15 @@ class KafkaParts:
             build=door_.build,
             place=overflow.place,
             signals=signals,
-            prepare=self.ensure_topics,
+            prepare=lambda: self.ensure_topics(settings.lane_topics.values()),
             revalidate=revalidate_some,
         )
 
     def relay(self, health: Health, metrics: Metrics, rng: random.Random) -> Relay:
         """To be run in a thread of its own."""
         settings = self._deployment.settings
-        publisher = self._deployment.held(KafkaEvents(self._options, prepare=self.ensure_topics))
+        names = self._event_topics.values()
+        publisher = self._deployment.held(KafkaEvents(self._options, prepare=lambda: self.ensure_topics(names)))
         return Relay(
             self._deployment.own_database(CONNECTIONS),
             publisher,

@@ -190,9 +190,7 @@ class Revalidated:
     refused: int = 0
 
 
-def revalidate(
-    database: Database, store: ObjectStore, scratch: Path, door: Door, *, most: int = PAGE
-) -> Revalidated:
+def revalidate(database: Database, store: ObjectStore, scratch: Path, door: Door, *, most: int = PAGE) -> Revalidated:
     """Validates messages again that an older build refused for a name that this one may know, `most` at a time.
 
     Those that pass are jobs now; of the others it is noted that this build refuses them, and why. To be called now and

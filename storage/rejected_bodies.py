@@ -141,7 +141,7 @@ def _objects(rejections: Sequence[NewRejection]) -> Iterator[list[NewRejection]]
 
 def _rest(one: NewRejection) -> bytes:
     key = None if one.key is None else base64.b64encode(one.key).decode()
-    return json.dumps({"key": key, "headers": headers_json(one.headers)}).encode()
+    return json.dumps({"key": key, "headers": headers_json(one.headers), "tombstone": one.body is None}).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,11 @@ class Bodies:
             if row.rest is None:
                 return replace(Sent.of(row), body=body)
             rest = json.loads(file.read(row.rest))
-        return Sent(None if rest["key"] is None else base64.b64decode(rest["key"]), headers_of(rest["headers"]), body)
+        return Sent(
+            None if rest["key"] is None else base64.b64decode(rest["key"]),
+            headers_of(rest["headers"]),
+            None if rest["tombstone"] else body,
+        )
 
     def _fetched(self, uri: str) -> Path:
         if uri in self._files:

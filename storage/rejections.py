@@ -26,6 +26,8 @@ Header = tuple[str, bytes | None]
 REJECTED = "mediamill.message.rejected"
 #: Longer bodies are left out of that event: topics take a megabyte, and base64 makes a third more of it.
 MIRRORED_BYTES = 256 << 10
+#: What a header takes beside its name and its value: a record has room for half a million without either.
+HEADER_BYTES = 16
 #: What one statement carries at most, unless one message alone is more.
 STATEMENT_BYTES = 8 << 20
 
@@ -106,7 +108,8 @@ class NewRejection:
     @cached_property
     def rest_bytes(self) -> int:
         """Bytes of key and headers, about as the row keeps them."""
-        return len(self.key or b"") + sum(len(name) + len(value or b"") for name, value in self.headers)
+        headers = sum(len(name) + len(value or b"") + HEADER_BYTES for name, value in self.headers)
+        return len(self.key or b"") + headers
 
 
 def headers_json(headers: Sequence[Header]) -> list[list[Any]]:

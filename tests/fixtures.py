@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -123,11 +125,18 @@ def settle_one(database: Database) -> Callable[..., str | None]:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the checkpoints of random weights, made once."""
+    """The folder with the checkpoints of random weights; made once for all processes of a run, it takes a while."""
     from tests.e2e.material import make_tiny_models
 
-    models = tmp_path_factory.mktemp("models")
-    make_tiny_models(models)
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    models = shared / "tiny-models"
+    with (shared / "tiny-models.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not models.exists():
+            made = own / "tiny-models-made"
+            make_tiny_models(made)
+            made.rename(models)
     return models
 
 

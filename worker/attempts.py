@@ -42,6 +42,12 @@ class Attempt:
     progress: float = 0
     note: str = ""
     timings: dict[str, float] = field(default_factory=dict)
+    executed: float | None = None
+    """`time.monotonic()` when the executor was done with it; None where it never had it."""
+
+    def progressed(self, fraction: float, note: str) -> None:
+        """The executor said how far it is."""
+        self.progress, self.note = min(max(fraction, 0.0), 1.0), note[:200]
 
     def stop(self, why: Stop) -> None:
         """Ends the attempt, unless its result is being recorded: a committed success beats a cancel."""

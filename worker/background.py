@@ -26,13 +26,17 @@ class Background:
         work: Callable[[threading.Event], object],
         *,
         wake: Callable[[], object] = lambda: None,
+        failed: Callable[[str], object] = lambda _: None,
         ended: Callable[[], object] = lambda: None,
         again_s: float = AGAIN_S,
     ) -> None:
-        """`wake` ends a pause of the work's own when it is told to stop; `ended` is called when it has stopped."""
+        """`wake` ends a pause of the work's own when it is told to stop; `failed` is told of each defect, by its type
+        and without its words, which may be secret; `ended` is called when it has stopped.
+        """
         self.name = name
         self._work = work
         self._wake = wake
+        self._failed = failed
         self._ended = ended
         self._again_s = again_s
         self._stop = threading.Event()
@@ -57,7 +61,8 @@ class Background:
         while not self._stop.is_set():
             try:
                 self._work(self._stop)
-            except Exception:  # the boundary of the thread: said, and begun again
+            except Exception as error:  # the boundary of the thread: said, and begun again
                 log.exception("ended by a defect, beginning again", part=self.name, in_s=self._again_s)
+                self._failed(f"{self.name} has ended by a defect ({type(error).__name__}), and begins again")
                 self._stop.wait(self._again_s)
         self._ended()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -41,6 +42,8 @@ class Beside:
     """Bring jobs in: they stop when a drain begins."""
     outlet: Sequence[Background] = ()
     """Take news of jobs out: they stop when the last job has ended."""
+    draining: Callable[[], object] = lambda: None
+    """Told that a drain begins."""
 
 
 async def serve(
@@ -51,18 +54,17 @@ async def serve(
     Without `parts` no jobs are run, and only the threads of `beside` work.
     """
     beside = beside or Beside()
-    drain, leave = anyio.Event(), anyio.Event()
+    drain, leave, intake_ended = anyio.Event(), anyio.Event(), anyio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(_signals, drain, leave)
         group.start_soon(leave_for_certain, leave)
-        group.start_soon(_stop_at, drain, beside.intake)
+        group.start_soon(_stop_at, drain, leave, beside, intake_ended)
         for each in (*beside.intake, *beside.outlet):
             each.start()
         if parts is not None:
             await _lives(parts, drain, leave, on_start)
-        await drain.wait()
         # Each in its own time: what is read and not stored is read again, what is not published others publish.
-        await _ended(beside.intake, leave)
+        await intake_ended.wait()
         for each in beside.outlet:
             each.stop()
         await _ended(beside.outlet, leave)
@@ -93,10 +95,14 @@ async def _lives(
         await _say_goodbye(last, leave)
 
 
-async def _stop_at(drain: anyio.Event, threads: Sequence[Background]) -> None:
+async def _stop_at(drain: anyio.Event, leave: anyio.Event, beside: Beside, ended: anyio.Event) -> None:
+    """Stops what brings jobs in."""
     await drain.wait()
-    for each in threads:
+    beside.draining()
+    for each in beside.intake:
         each.stop()
+    await _ended(beside.intake, leave)
+    ended.set()
 
 
 async def _ended(threads: Sequence[Background], leave: anyio.Event) -> None:
@@ -128,12 +134,17 @@ async def leave_for_certain(
     """Ends the process when it was to leave at once and has not.
 
     A thread that waits for a database or a store that does not answer cannot be ended, and all else waits for it. The
-    children die with the process.
+    children die with the process. By a thread: when the event loop has ended, connections have still to be closed.
     """
+
+    def go() -> None:
+        log.error("a service does not answer: leaving without its answer")
+        leave_process(1)
+
     await leave.wait()
-    await anyio.sleep(within_s)
-    log.error("a service does not answer: leaving without its answer")
-    leave_process(1)
+    timer = threading.Timer(within_s, go)
+    timer.daemon = True
+    timer.start()
 
 
 async def _live(

@@ -64,6 +64,11 @@ class Reference:
     ref: ObjectRef
 
 
+def reads(job: ClaimedJob) -> bool:
+    """Whether a job has inputs at all."""
+    return bool(job.resolved or job.message.get("inputs"))
+
+
 def references(job: ClaimedJob, declared: Mapping[str, Inputs]) -> Iterator[Reference]:
     """What a job reads: as pinned by an earlier attempt, else as its message says."""
     if job.resolved is not None:

@@ -32,6 +32,7 @@ from worker.attempts import Attempt, Attempts, Stop
 from worker.backoff import Backoff
 from worker.claiming import Appetite, Claimer
 from worker.costs import Costs
+from worker.crew import Crew
 from worker.embedding import embed_job
 from worker.executor import Executor, ExecutorState
 from worker.executor_settings import executor_settings
@@ -151,7 +152,7 @@ class Life:
             record,
             patience,
         )
-        claimer = self._claimer = self._make_claimer(lambda attempt: group.start_soon(runner.run, attempt))
+        claimer = self._claimer = self._make_claimer(Crew(group, runner.run).start)
         group.start_soon(self._executor.serve)
         for keep in (self._lease.keep, self._lease.watch, record.keep, pin.keep, self._reaper().keep):
             group.start_soon(keep)

@@ -85,7 +85,8 @@ COUNTERS: Final[Mapping[CounterName, Declared]] = {
     "ingest_errors_total": Declared("Turns of ingest that failed, by whose fault: kafka, database, store.", ("what",)),
     "ingest_rebuilds_total": Declared("Consumers that had to be made anew, by why: stuck, error.", ("reason",)),
     "outbox_events_total": Declared(
-        "Events handed to their destination, by what became of them: delivered, refused, dead.", ("kind", "outcome")
+        "Events handed to their destination, by what became of them: delivered, refused, postponed, dead.",
+        ("kind", "outcome"),
     ),
 }
 HISTOGRAMS: Final[Mapping[HistogramName, Declared]] = {

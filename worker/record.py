@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -50,6 +50,9 @@ class Record:
     pictures: Sequence[Picture] = ()
     tenant: str = "default"
     lane: str = "backfill"
+    type: str = ""
+    timings: dict[str, float] = field(default_factory=dict)
+    """Those of the settlement, if it has any; the recorder adds its own."""
 
 
 #: Makes the `image.embed` job of a picture that lacks its embedding in a space.
@@ -84,7 +87,16 @@ class Recorder:
         self._metrics.observe("record_batch_size", len(records))
         written = self._patience.through("record", lambda: bisected(records, self._together))
         log.info("ends recorded", jobs=len(records), **Counter(map(_word, written)))
+        self._count(records, written)
         return list(written)
+
+    def _count(self, records: Sequence[Record], written: Sequence[str | Exception]) -> None:
+        ends = [(record, state) for record, state in zip(records, written, strict=True) if isinstance(state, str)]
+        for (type_, ending), n in Counter((r.type, r.settlement.ending.value) for r, _ in ends).items():
+            self._metrics.count("attempts_total", n, type=type_, ending=ending)
+        for (type_, lane, state), n in Counter((r.type, r.lane, state) for r, state in ends).items():
+            if state != "queued":
+                self._metrics.count("jobs_finished_total", n, type=type_, lane=lane, state=state)
 
     def _together(self, records: Sequence[Record]) -> list[str | FenceLost]:
         states = self._database.retrying(
@@ -101,7 +113,9 @@ class Recorder:
         if any(record.pictures for record in records):
             spaces.live(connection, shared=True)
         now = time.monotonic()
-        states = settling.settle(connection, [_timed(record, now) for record in records], self._rules)
+        for record in records:
+            record.timings["record"] = round(now - record.handed_over, 6)
+        states = settling.settle(connection, [record.settlement for record in records], self._rules)
         mine = [record for record in records if record.settlement.id in states]
         self._complete_embeddings(connection, [r for r in mine if states[r.settlement.id] == "succeeded"])
         rest = [record.settlement for record in records if record.settlement.id not in states]
@@ -116,10 +130,3 @@ class Recorder:
 
 def _word(state: str | Exception) -> str:
     return state if isinstance(state, str) else type(state).__name__
-
-
-def _timed(record: Record, now: float) -> Settlement:
-    timings = record.settlement.timings
-    if timings is None:
-        return record.settlement
-    return replace(record.settlement, timings={**timings, "record": round(now - record.handed_over, 6)})

@@ -1,18 +1,17 @@
-"""A job's way through the worker: fetch, execute, store, record. The coroutine `run` reads from top to bottom."""
+"""A job's way through the worker: fetch, execute, store, record. `Runner._stages` reads from top to bottom."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
+import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,10 @@ from storage.claim import ClaimedJob, WorkerRetired, mark_alone
 from storage.database import Database, DataError
 from storage.objects.errors import ObjectError
 from storage.settle import Artifact, Ending, Settlement
-from worker import folders
 from worker.attempts import Attempt
 from worker.backoff import Backoff
 from worker.executor import Executor, ExecutorInterrupted, ExecutorLost
-from worker.fetch import Fetcher, Files
+from worker.fetch import Fetcher, Files, reads
 from worker.group import Closed, Group
 from worker.image_limits import ImageLimits
 from worker.judge import AttemptFailed, judge, stopped
@@ -40,14 +38,14 @@ from worker.metrics import Metrics
 from worker.outage import Patience
 from worker.outcome import EmbedSpace, Made, read_outcome
 from worker.record import FenceLost, Picture, Record
+from worker.scratch import Scratch
 from worker.store import Outputs
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 EMBED_TYPE = "image.embed"
-#: For how long a job's scratch folder is emptied while the executor lives, which may fill it as fast.
-_REMOVE_S = 30.0
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 #: What may go wrong with a job, and `judge` knows what it means. An OSError is trouble with the local disk.
 JUDGED = (JobError, ObjectError, AttemptFailed, ExecutorLost, ExecutorInterrupted, DataError, OSError)
@@ -92,6 +90,7 @@ class Runner:
     ) -> None:
         """`alone` is entered by a job that must have the worker for itself; `finished` is told of every end."""
         self._registry = registry
+        self._params = {type_: registry[type_].params_type() for type_ in registry}
         self._database = database
         self._database_limiter = database_limiter
         self._patience = patience
@@ -105,7 +104,7 @@ class Runner:
         self._limits = limits
         self._image_limits = image_limits
         self._backoff = backoff
-        self._scratch = scratch
+        self._scratch = Scratch(scratch)
         self._metrics = metrics
         self._alone = alone
         self._finished = finished
@@ -113,17 +112,25 @@ class Runner:
     async def run(self, attempt: Attempt) -> None:
         """Runs one attempt to its recorded end."""
         job = attempt.job
-        # In the context of this task alone.
+        # In the context of this task alone, until it has its next attempt.
         structlog.contextvars.bind_contextvars(job=str(job.fence.id), attempt=job.fence.attempt, type=job.type)
-        async with AsyncExitStack() as held, self._held(attempt):
-            handler = self._registry[job.type]
-            if job.runs_alone:
-                await self._be_alone(attempt, held)
-            files = await self._fetch(attempt, handler, held)
-            scratch = self._scratch_folder(job, held)
-            outcome = await self._execute(attempt, handler, files, scratch)
-            artifacts = await self._store(attempt, scratch, outcome)
-            await self._succeed(attempt, handler, files, outcome, artifacts)
+        try:
+            async with AsyncExitStack() as held:
+                await self._settled(attempt, self._stages(attempt, held))
+        finally:
+            if attempt.executed is not None:
+                await self._scratch.remove(job.fence, since=attempt.executed)
+
+    async def _stages(self, attempt: Attempt, held: AsyncExitStack) -> None:
+        """The way of a job; what can go wrong on it is `_settled`'s concern."""
+        job = attempt.job
+        handler = self._registry[job.type]
+        if job.runs_alone:
+            await self._be_alone(attempt, held)
+        files = await self._fetch(attempt, handler, held)
+        outcome = await self._execute(attempt, handler, files)
+        artifacts = await self._store(attempt, outcome)
+        await self._succeed(attempt, handler, files, outcome, artifacts)
 
     # --- the stages ---
 
@@ -138,15 +145,20 @@ class Runner:
             await self._mark_alone(attempt)
 
     async def _fetch(self, attempt: Attempt, handler: AnyHandler, held: AsyncExitStack) -> Files:
+        if not reads(attempt.job):
+            return Files((), frozenset())
         with self._stage(attempt, "fetch"):
             return await self._fetcher.fetch(attempt.job, handler.inputs, held)
 
-    async def _execute(self, attempt: Attempt, handler: AnyHandler, files: Files, scratch: Path) -> Outcome:
-        order = self._order(attempt.job, handler, files, scratch)
+    async def _execute(self, attempt: Attempt, handler: AnyHandler, files: Files) -> Outcome:
+        order = self._order(attempt.job, handler, files)
         limit, began = self._limits.of(attempt.job, handler), time.monotonic()
-        with self._stage(attempt, "execute"):
-            outcome = await self._executor.run(order, time_limit_s=limit, progress=_progress_of(attempt))
-        longest = time.monotonic() - began
+        attempt.stage = "execute"  # its parts are timed by the executor: prepare, wait, infer, finish
+        try:
+            outcome = await self._executor.run(order, time_limit_s=limit, progress=attempt.progressed)
+        finally:
+            attempt.executed = time.monotonic()
+        longest = attempt.executed - began
         for stage in ("prepare", "wait", "infer", "finish"):
             # Claims are costed by these: a NaN or an infinity among them would stay in the average for ever.
             seconds = min(max(0.0, getattr(outcome.timings, stage)), longest)
@@ -157,11 +169,11 @@ class Runner:
             raise AttemptFailed(outcome)
         return outcome
 
-    async def _store(self, attempt: Attempt, scratch: Path, outcome: Outcome) -> list[Artifact]:
+    async def _store(self, attempt: Attempt, outcome: Outcome) -> list[Artifact]:
         if not outcome.files:
             return []
         with self._stage(attempt, "store"):
-            return await self._outputs.store(attempt.job, scratch, outcome.files)
+            return await self._outputs.store(attempt.job, Path(self._scratch.of(attempt.job.fence)), outcome.files)
 
     async def _succeed(
         self,
@@ -181,7 +193,7 @@ class Runner:
             job.fence,
             Ending.SUCCEEDED,
             result=outcome.result,
-            timings=dict(attempt.timings),
+            timings=attempt.timings,
             derivation_key=self._derivation_key(job, handler, files),
             artifacts=artifacts,
             texts=made.texts,
@@ -201,8 +213,7 @@ class Runner:
 
     # --- around the stages ---
 
-    @asynccontextmanager
-    async def _held(self, attempt: Attempt) -> AsyncIterator[None]:
+    async def _settled(self, attempt: Attempt, stages: Awaitable[None]) -> None:
         """Lets cancel, deadline and loss of the row end the attempt, and settles every way that it can end."""
         job = attempt.job
         if job.deadline is not None:
@@ -211,7 +222,7 @@ class Runner:
         try:
             with attempt.scope:
                 try:
-                    yield
+                    await stages
                 except JUDGED as error:
                     settlement = judge(job, error, self._backoff)
                 except FenceLost:
@@ -231,29 +242,8 @@ class Runner:
         finally:
             self._finished(attempt)
 
-    @contextmanager
-    def _stage(self, attempt: Attempt, name: str) -> Iterator[None]:
-        attempt.stage = name
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            seconds = time.monotonic() - started
-            if name != "execute":  # its parts are what the executor says: prepare, wait, infer, finish
-                attempt.timings[name] = round(seconds, 6)
-                self._metrics.observe("stage_seconds", seconds, stage=name, type=attempt.job.type)
-
-    def _scratch_folder(self, job: ClaimedJob, held: AsyncExitStack) -> Path:
-        folder = self._scratch / job.fence.key.replace(":", "-")
-
-        async def remove() -> None:
-            # Most jobs never make it. In a thread: it may hold a million files, and beats must not wait for that.
-            if os.path.lexists(folder):
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(partial(folders.remove, folder, within_s=_REMOVE_S))
-
-        held.push_async_callback(remove)
-        return folder
+    def _stage(self, attempt: Attempt, name: str) -> _Stage:
+        return _Stage(attempt, name, self._metrics)
 
     async def _mark_alone(self, attempt: Attempt) -> None:
         def mark() -> bool:
@@ -268,14 +258,16 @@ class Runner:
 
     async def _settle(self, attempt: Attempt, settlement: Settlement, pictures: list[Picture]) -> str:
         attempt.stage, attempt.recording = "record", True
-        with anyio.CancelScope(shield=True):
-            state = await self._record(
-                Record(settlement, time.monotonic(), pictures, tenant=attempt.job.tenant, lane=attempt.job.lane)
-            )
+        job = attempt.job
+        record = Record(settlement, time.monotonic(), pictures, job.tenant, job.lane, job.type, attempt.timings)
+        if attempt.scope.cancel_called:
+            with anyio.CancelScope(shield=True):
+                state = await self._record(record)
+        else:
+            # A shield that is there already: to make another takes a tenth of a small job's time.
+            attempt.scope.shield, attempt.scope.deadline = True, math.inf
+            state = await self._record(record)
         attempt.recording = False
-        self._metrics.count("attempts_total", ending=settlement.ending.value, type=attempt.job.type)
-        if state != "queued":
-            self._metrics.count("jobs_finished_total", state=state, type=attempt.job.type, lane=attempt.job.lane)
         # Successes are told together, by the recorder: a line for each takes longer than a small job.
         level = logging.DEBUG if settlement.ending is Ending.SUCCEEDED else logging.INFO
         log.log(level, "attempt ended", ending=settlement.ending.value, state=state, **attempt.timings)
@@ -293,7 +285,7 @@ class Runner:
 
     # --- what follows from what ---
 
-    def _order(self, job: ClaimedJob, handler: AnyHandler, files: Files, scratch: Path) -> Order:
+    def _order(self, job: ClaimedJob, handler: AnyHandler, files: Files) -> Order:
         params = dict(job.message.get("params") or {})
         embeds = bool(job.message.get("embed", True)) and self._space is not None
         return Order(
@@ -301,7 +293,7 @@ class Runner:
             type=job.type,
             params=params,
             inputs=_shaped(handler, files),
-            scratch=str(scratch),
+            scratch=self._scratch.of(job.fence),
             seed=_seed(job.fence.id, params),
             limits=self._image_limits.over(file.pinned.bucket for file in files.files),
             embed=tuple(
@@ -332,7 +324,7 @@ class Runner:
 
     def _derivation_key(self, job: ClaimedJob, handler: AnyHandler, files: Files) -> bytes | None:
         """sha256 over everything that the result follows from; None where that includes chance."""
-        params = handler.params_type().model_validate(job.message.get("params") or {})
+        params = self._params[job.type].model_validate(job.message.get("params") or {})
         if handler.samples(params) and getattr(params, "seed", None) is None:
             return None
         specs = [self._checkpoints[self._roles.get(name, name)] for name in sorted(handler.checkpoints(params))]
@@ -343,7 +335,7 @@ class Runner:
             "checkpoints": [[spec.digest, spec.dtype] for spec in specs],
             "params": params.model_dump(mode="json"),
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).digest()
+        return hashlib.sha256(_canonical.encode(facts).encode()).digest()
 
 
 def _shaped(handler: AnyHandler, files: Files) -> dict[str, str | list[str] | dict[str, str]]:
@@ -365,8 +357,19 @@ def _seed(id_: uuid.UUID, params: Mapping[str, Any]) -> int:
     return seed if isinstance(seed, int) else int.from_bytes(hashlib.sha256(id_.bytes).digest()[:4], "big")
 
 
-def _progress_of(attempt: Attempt) -> Callable[[float, str], None]:
-    def progress(fraction: float, note: str) -> None:
-        attempt.progress, attempt.note = min(max(fraction, 0.0), 1.0), note[:200]
+class _Stage:
+    """Times a stage. Not a generator: these take three times as long, and a job has several."""
 
-    return progress
+    __slots__ = ("_attempt", "_metrics", "_name", "_started")
+
+    def __init__(self, attempt: Attempt, name: str, metrics: Metrics) -> None:
+        self._attempt, self._name, self._metrics = attempt, name, metrics
+
+    def __enter__(self) -> None:
+        self._attempt.stage = self._name
+        self._started = time.monotonic()
+
+    def __exit__(self, *raised: object) -> None:
+        seconds = time.monotonic() - self._started
+        self._attempt.timings[self._name] = round(seconds, 6)
+        self._metrics.observe("stage_seconds", seconds, stage=self._name, type=self._attempt.job.type)

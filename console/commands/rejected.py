@@ -134,11 +134,16 @@ def _as_json(row: Any, sent: Sent | None) -> dict[str, Any]:
 @rejected.command()
 @click.argument("id_", metavar="ID")
 def body(id_: str) -> None:
-    """Write a rejected message's body, byte for byte, to standard output."""
+    """Write a rejected message's body, byte for byte, to standard output.
+
+    Not to a terminal, where bytes in it are what a terminal would obey.
+    """
     with Deployment.load() as deployment:
-        sent = _sent(deployment, _row(deployment, id_))
+        bytes_ = _sent(deployment, _row(deployment, id_)).body or b""
+    if output.on_terminal() and not re.sub(r"[\t\n\r]", "", bytes_.decode("utf-8", "surrogateescape")).isprintable():
+        raise refused("its body holds control characters: write it into a file, or read it by mediamill rejected show")
     sys.stdout.flush()
-    sys.stdout.buffer.write(sent.body or b"")
+    sys.stdout.buffer.write(bytes_)
     sys.stdout.buffer.flush()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -24,7 +25,7 @@ from intake.identity import new_id
 from intake.jsonl import read_jobs
 from intake.message import JobSpec, parse
 from intake.problems import Problem, Refused, describe, nearest
-from intake.submit import Accepted, Answer, Rejected, submit_lines
+from intake.submit import BATCH, Accepted, Answer, Rejected, submit_lines
 from storage import jobs
 from storage.arrivals import Arrived
 from storage.arrivals import Refused as Rejection
@@ -163,20 +164,27 @@ def _submit(deployment: Deployment, lines: Iterable[tuple[int, JobSpec | Refused
     accepted: list[Accepted] = []
     rejected: list[Rejected] = []
     records: list[Sent] = []
-    for answer in _answers(deployment, lines, manner, records):
-        if not manner.as_json and not (manner.many and isinstance(answer, Accepted)):
-            _tell(answer, manner.many)
-        if isinstance(answer, Accepted):
-            accepted.append(answer)
-        else:
-            rejected.append(answer)
+    try:
+        for answer in _answers(deployment, lines, manner, records):
+            if not manner.as_json and not (manner.many and isinstance(answer, Accepted)):
+                _tell(answer, manner.many)
+            if isinstance(answer, Accepted):
+                accepted.append(answer)
+            else:
+                rejected.append(answer)
+    except Exception:
+        if manner.many:
+            # Sending all of it again would double the jobs whose messages name no id.
+            last = max([one.line for one in accepted] + [one.line for one in rejected], default=0)
+            output.note(f"all is done until line {last}; of up to {BATCH} lines behind it nobody knows", style="red")
+        raise
     if manner.many and not manner.as_json:
         verb = "sent to Kafka" if records else "submitted"
         output.line(f"{len(accepted)} {verb}, {len(rejected)} refused{_known(accepted)}")
     states: Mapping[uuid.UUID, str] = {}
     if manner.wait:
         if records:
-            accepted, late = _arrived(deployment.database, accepted, records, manner)
+            accepted, late = _arrived(deployment, accepted, records, manner)
             rejected += late
         jobs_ = [answer.submitted.job_id for answer in accepted]
         states = waiting.wait_for(deployment.database, jobs_, quiet=manner.as_json)
@@ -208,10 +216,15 @@ def _answers(
 
 
 def _arrived(
-    database: Database, accepted: Sequence[Accepted], records: Sequence[Sent], manner: Manner
+    deployment: Deployment, accepted: Sequence[Accepted], records: Sequence[Sent], manner: Manner
 ) -> tuple[list[Accepted], list[Rejected]]:
     """What became of messages that were sent: those that a worker rejected, and of the others the jobs."""
-    found = sending.wait_for_arrival(database, records, quiet=manner.as_json)
+    from intake.kafka.submit import gone_by
+
+    options, settings = deployment.kafka, deployment.settings
+    assert options is not None
+    gone = partial(gone_by, options, settings.lane_topics, settings.kafka_group)
+    found = sending.wait_for_arrival(deployment.database, records, gone, quiet=manner.as_json)
     there, rejected = [], []
     for answer, record in zip(accepted, records, strict=True):
         match found[record.record_id]:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from contextlib import ExitStack
 from enum import StrEnum
+from functools import partial
 
 import anyio
 import click
@@ -98,11 +99,17 @@ def _beside(deployment: Deployment, roles: Sequence[Role], health: Health, metri
     intake, outlet = [], []
     if Role.INGEST in roles:
         signals = IngestSignals(health, metrics)
-        intake.append(Background("ingest", kafka.ingest(signals).run, ended=signals.ended))
+        ingest = kafka.ingest(signals)
+        intake.append(Background("ingest", ingest.run, failed=partial(signals.state, False), ended=signals.ended))
     if Role.RELAY in roles:
         relay = kafka.relay(health, metrics, random.Random())
-        outlet.append(Background("relay", relay.run, wake=relay.wake))
-    return Beside(intake, outlet)
+        failed = partial(_report, health, "outbox")
+        outlet.append(Background("relay", relay.run, wake=relay.wake, failed=failed))
+    return Beside(intake, outlet, partial(_report, health, "draining", "the worker was told to stop"))
+
+
+def _report(health: Health, part: Part, why: str) -> None:
+    health.report(part, ok=False, why=why)
 
 
 def _collect_less() -> None:

@@ -29,9 +29,16 @@ class Backlog:
     end: int
 
     @property
+    def next(self) -> int:
+        """The first message that is still to be read."""
+        # An offset beyond the end is of another topic that had this name: this one is read from its start.
+        known = self.committed if self.committed is not None and self.committed <= self.end else self.start
+        return max(known, self.start)
+
+    @property
     def waiting(self) -> int:
         """Messages that are not stored yet."""
-        return self.end - max(self.committed or 0, self.start)
+        return self.end - self.next
 
 
 def backlog(options: KafkaOptions, lanes: Mapping[Lane, str], group: str) -> list[Backlog]:
@@ -80,6 +87,6 @@ def unread_before(options: KafkaOptions, places: Sequence[Backlog], moment_ms: i
     late = []
     for place, one in wanted.items():
         first = later[place].offset if place in later else -1
-        if first < 0 or max(one.committed or 0, one.start) < first:
+        if first < 0 or one.next < first:
             late.append(one)
     return late

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,7 +32,7 @@ def asking(options: KafkaOptions, doing: str) -> Iterator[None]:
         yield
     except client.AuthorizationError as error:
         raise NotAllowed(f"{doing}: {plain(error)}; see the ACLs in docs/operations.md") from error
-    except (client.KafkaError, OSError) as error:
+    except (client.KafkaError, NoToken, OSError) as error:
         servers = ", ".join(options.servers)
         trouble = of(options) or BrokerAway(f"Kafka at {servers} failed at {doing}: {plain(error)}")
         raise trouble from error
@@ -64,6 +65,8 @@ def _server(options: KafkaOptions, server: str) -> KafkaTrouble | None:
         return BrokerAway(f"{where}: no such host; look at MEDIAMILL_KAFKA_BOOTSTRAP")
     except TimeoutError:
         return BrokerAway(f"{where} does not answer")
+    except (struct.error, UnicodeDecodeError):
+        return BrokerAway(f"{where} does not speak Kafka's protocol; look at MEDIAMILL_KAFKA_BOOTSTRAP")
     except OSError as error:
         why = error.strerror or str(error)
         return BrokerAway(f"{where} cannot be reached ({why}); does it run, is MEDIAMILL_KAFKA_BOOTSTRAP right?")

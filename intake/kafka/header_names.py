@@ -25,7 +25,7 @@ def read_any(consumer: KafkaConsumer) -> None:
     fetcher.PartitionRecords = parse
 
 
-class _Records(MemoryRecords):
+class _Records(MemoryRecords):  # type: ignore[misc] # kafka-python has no types
     __slots__ = ()
 
     def next_batch(self, *given: Any, **more: Any) -> Any:
@@ -35,7 +35,7 @@ class _Records(MemoryRecords):
         return batch
 
 
-class _Batch(DefaultRecordBatch):
+class _Batch(DefaultRecordBatch):  # type: ignore[misc]
     __slots__ = ()
 
     def _read_msg(self, *given: Any, **more: Any) -> Any:
@@ -43,7 +43,7 @@ class _Batch(DefaultRecordBatch):
             return super()._read_msg(*given, **more)
         except UnicodeDecodeError:
             # Nothing has moved on yet. It stays so for the rest of the batch: a copy for each record would be slow.
-            self._buffer = _Buffer(self._buffer)
+            self._buffer = _Buffer(self._buffer)  # type: ignore[misc, has-type]
             return super()._read_msg(*given, **more)
 
 
@@ -54,7 +54,7 @@ class _Buffer(bytearray):
         found = super().__getitem__(at)
         return _Buffer(found) if isinstance(at, slice) else found
 
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002 as bytes has it
         return _Name(super().decode(encoding, "surrogateescape"))
 
 
@@ -63,5 +63,5 @@ class _Name(str):
 
     __slots__ = ()
 
-    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:  # noqa: ARG002 as str has it
         return super().encode(encoding, "surrogateescape")

@@ -11,10 +11,11 @@ from kafka.errors import KafkaError
 
 from config.lanes import Lane
 from handlers.registry import Registry
+from intake.kafka import topics
 from intake.kafka.cap import Caps
 from intake.kafka.consumer import GroupConsumer
 from intake.kafka.diagnosis import asking
-from intake.kafka.errors import KafkaTrouble, plain
+from intake.kafka.errors import BadTopic, KafkaTrouble, NotAllowed, plain
 from intake.kafka.judge import Judge
 from intake.kafka.options import KafkaOptions
 from intake.kafka.reading import Reading
@@ -32,6 +33,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 #: Between two looks at how many lost ranges nobody has acknowledged.
 LOST_EACH_S = 30.0
+
+#: Between two tries to make topics that could not be made, while others are read.
+PREPARE_EACH_S = 60.0
 
 OpenConsumer = Callable[[KafkaOptions, Reads], GroupConsumer]
 
@@ -58,7 +62,8 @@ class Ingest:
         """`rules`: of each lane, with that lane as the door's; `build`: of `build_of`; `place`: `Overflow.place`.
 
         `prepare` makes the topics that are missing, and may raise KafkaTrouble; it is called before each consumer is
-        made. `revalidate` looks again at some rejections that this build may know, and says whether there may be more.
+        made, and now and then while it did not succeed. `revalidate` looks again at some rejections that this build may
+        know, and says whether there may be more.
         """
         self._options = options
         self._reads = reads
@@ -73,6 +78,7 @@ class Ingest:
         self._caps = Caps(database, reads.lane_cap, clock)
         self._state = State(signals)
         self._revalidate_at = self._lost_at = clock()
+        self._prepare_at = float("inf")
 
     def run(self, stop: threading.Event) -> None:
         """In a thread of the caller's. Servers that are away are waited for; returns soon after `stop` is set."""
@@ -117,13 +123,24 @@ class Ingest:
 
     def _opened(self) -> GroupConsumer | None:
         try:
-            self._prepare()
+            self._prepare_topics()
             with asking(self._options, "joining the group"):
                 return self._open(self._options, self._reads)
         except KafkaTrouble as error:
             self._signals.failed("kafka")
             self._state.trouble(Trouble.KAFKA, str(error))
             return None
+
+    def _prepare_topics(self) -> None:
+        self._prepare_at = float("inf")
+        try:
+            self._prepare()
+        except (BadTopic, NotAllowed) as error:
+            if not topics.present(self._options, list(self._reads.topics.values())):
+                raise
+            # One lane without its topic is no reason to read none.
+            log.warning("topics are missing, the others are read", why=str(error))
+            self._prepare_at = self._clock() + PREPARE_EACH_S
 
     def _rebuild(self, reason: RebuildReason, why: str) -> None:
         log.error("the consumer is made anew", reason=reason, why=why)
@@ -144,6 +161,12 @@ class Ingest:
                 # Not soon: a store that does not answer stops this thread for as long as it is asked.
                 log.warning("rejections could not be validated again, later", error=str(error))
             self._revalidate_at = self._clock() + pause
+        if now >= self._prepare_at:
+            try:
+                self._prepare_topics()
+            except KafkaTrouble as error:
+                log.debug("topics could not be made", why=str(error))
+                self._prepare_at = now + PREPARE_EACH_S
         if now >= self._lost_at:
             self._lost_at = now + LOST_EACH_S
             try:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import httpx2
 from kafka.net.sasl.oauth import AbstractTokenProvider
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 TIMEOUT_S = 10.0
 #: How much of a token's life is used: the rest is for the way to the broker and for clocks that differ.
@@ -20,6 +20,9 @@ class NoToken(Exception):
 
 
 class _Answer(BaseModel):
+    # What is wrong with an answer must not show the token that may be in it.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     access_token: str = Field(min_length=1)
     expires_in: float = 0.0
 
@@ -63,9 +66,12 @@ class ClientCredentials(AbstractTokenProvider):  # type: ignore[misc]
                 f"MEDIAMILL_KAFKA_OAUTH_CLIENT_ID, _CLIENT_SECRET or _SCOPE: {self._url} does not accept them: "
                 f"{response.status_code} {response.text[:200]}"
             )
+        refused = f"MEDIAMILL_KAFKA_OAUTH_TOKEN_URL: {self._url} gives no token"
         try:
-            if response.status_code != 200:
-                raise ValueError(f"{response.status_code} {response.text[:200]}")
+            response.raise_for_status()
             return _Answer.model_validate_json(response.content)
-        except (ValueError, ValidationError) as error:
-            raise NoToken(f"MEDIAMILL_KAFKA_OAUTH_TOKEN_URL: {self._url} gives no token: {error}") from error
+        except httpx2.HTTPStatusError as error:
+            raise NoToken(f"{refused}: {response.status_code} {response.text[:200]}") from error
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            raise NoToken(f"{refused}: {problems.removeprefix(': ')}") from None

@@ -247,13 +247,13 @@ def _sent(producer: KafkaProducer, record: Outgoing) -> FutureRecordMetadata | E
 
 
 def _outcome(sent: FutureRecordMetadata | Exception, deadline: float) -> Delivered | Exception:
-    if isinstance(sent, Exception):
-        failed: Exception = sent
-        return failed
+    if not isinstance(sent, FutureRecordMetadata):
+        return sent
     try:
         metadata = sent.get(timeout=max(0.0, deadline - time.monotonic()))
     except client.KafkaError as error:
-        return error
+        failed: Exception = error
+        return failed
     return Delivered(metadata.partition, metadata.offset, metadata.timestamp)
 
 

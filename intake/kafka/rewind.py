@@ -20,6 +20,7 @@ from intake.kafka.clients import connected
 from intake.kafka.diagnosis import asking
 from intake.kafka.errors import KafkaTrouble
 from intake.kafka.options import KafkaOptions
+from intake.kafka.positions import Committed, Extent, Why, begin
 
 
 class GroupHasMembers(KafkaTrouble):
@@ -45,7 +46,8 @@ def rewind(
     """Sets the group back to the first messages whose timestamp is not before `since`, in all lanes' topics.
 
     A timestamp is what the producer said, and messages may have waited in Kafka: choose a time that is early enough.
-    Partitions that nobody has read yet are left out, they are read from their start. `dry_run`: changes nothing.
+    Partitions that nobody has read yet are left out, and those whose offset is of another topic of that name: they are
+    read from their start. `dry_run`: changes nothing.
 
     Raises GroupHasMembers, NotAllowed, BadTopic and BrokerAway.
     """
@@ -56,11 +58,8 @@ def rewind(
         admin = connected(KafkaAdminClient, options, "admin")
         try:
             _refuse_members(admin, group)
-            committed = {
-                place: at.offset
-                for place, at in (admin.list_group_offsets({group: places})[group] if places else {}).items()
-                if at.offset >= 0
-            }
+            ids = {name: str(topic.id) for name, topic in there.items()}
+            committed = _committed(admin, group, places, ids)
             later = _first_since(admin, list(committed), since)
             rewound = [
                 Rewound(lane_of[place.topic], place.topic, place.partition, before, min(before, later[place]))
@@ -68,7 +67,6 @@ def rewind(
             ]
             moved = [one for one in rewound if one.offset < one.before]
             if moved and not dry_run:
-                ids = {name: str(topic.id) for name, topic in there.items()}
                 _commit(admin, group, moved, ids)
         finally:
             admin.close()
@@ -82,6 +80,22 @@ def _refuse_members(admin: KafkaAdminClient, group: str) -> None:
         raise GroupHasMembers(
             f"group {group} has {len(members)} members (on {hosts}): stop every worker that reads from Kafka first"
         )
+
+
+def _committed(
+    admin: KafkaAdminClient, group: str, places: Sequence[TopicPartition], ids: Mapping[str, str]
+) -> dict[TopicPartition, int]:
+    """Where the group goes on; an offset of another topic of that name is none, and must not look like one of this."""
+    if not places:
+        return {}
+    starts = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.EARLIEST))
+    ends = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
+    found = {}
+    for place, at in admin.list_group_offsets({group: places})[group].items():
+        extent = Extent(ids[place.topic], starts[place].offset, ends[place].offset)
+        if at.offset >= 0 and begin(Committed.read(at.offset, at.metadata), extent).why is not Why.ANEW:
+            found[place] = at.offset
+    return found
 
 
 def _first_since(

@@ -7,12 +7,14 @@ worker has read it; `storage.arrivals` finds out, by the id of the job and by th
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from config.lanes import Lane
 from intake.identity import id_from_record, new_id
+from intake.kafka.backlog import Backlog, backlog
 from intake.kafka.errors import BrokerAway
+from intake.kafka.options import KafkaOptions
 from intake.kafka.publisher import Answer, Delivered, Outgoing, Publisher, Refusal, Unanswered
 from intake.message import JobSpec, canonical
 from intake.problems import Code, Problem, Refused
@@ -31,6 +33,9 @@ class Sent:
     """Of the job that it asks for."""
     record_id: uuid.UUID
     """Derived from its record: the id of its rejection, should it be rejected."""
+    topic: str
+    partition: int
+    offset: int
 
 
 def send_lines(
@@ -58,13 +63,27 @@ def send_lines(
             if isinstance(answer, Refusal):
                 yield Rejected(line, [_problem(answer)])
             else:
-                yield Sent(line, spec, id_, _record_id(cluster, record, answer))
+                record_id = _record_id(cluster, record, answer)
+                yield Sent(line, spec, id_, record_id, record.topic, answer.partition, answer.offset)
 
 
 def _known(answer: Answer) -> Delivered | Refusal:
     if isinstance(answer, Unanswered):
         raise BrokerAway(answer.message)
     return answer
+
+
+def gone_by(options: KafkaOptions, topics: Mapping[Lane, str], group: str, sent: Sequence[Sent]) -> set[uuid.UUID]:
+    """Which records (by `record_id`) wait in Kafka no more: they were read, have expired, or their topic was deleted.
+
+    Raises NotAllowed, BadTopic and BrokerAway.
+    """
+    there = {(one.topic, one.partition): one for one in backlog(options, topics, group)}
+    return {one.record_id for one in sent if not _waits(one, there.get((one.topic, one.partition)))}
+
+
+def _waits(record: Sent, there: Backlog | None) -> bool:
+    return there is not None and there.next <= record.offset < there.end
 
 
 def _record(spec: JobSpec, id_: uuid.UUID, topic: str) -> Outgoing:

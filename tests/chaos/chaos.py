@@ -27,8 +27,8 @@ from tests.servers.s3 import S3Bucket
 
 LEASE_S, BEAT_S = 4.0, 0.5
 WORKERS = 3
-#: When nothing ends for so long, something is stuck.
-STUCK_S = 90.0
+#: When nothing ends for so long, it is said where things are, and then: something is stuck.
+QUIET_S, STUCK_S = 8.0, 90.0
 
 ENVIRON = {
     "MEDIAMILL_LEASE": f"{LEASE_S}s",
@@ -219,18 +219,28 @@ class Chaos:
 
     def _watch(self, look: Callable[[], tuple[int, bool]], what: str) -> None:
         """`look`: a number that changes while there is progress, and whether it is enough."""
-        last, since = -1, time.monotonic()
+        last, since, told = -1, time.monotonic(), False
         while True:
             self._wake_stopped()
             now, enough = look()
             if enough:
                 return
             if now != last:
-                last, since = now, time.monotonic()
+                last, since, told = now, time.monotonic(), False
+            if not told and time.monotonic() - since > QUIET_S:
+                self._say(f"{time.monotonic() - self._started:5.0f} s  {self._standstill()}")
+                told = True
             if time.monotonic() - since > STUCK_S:
                 said = "\n".join(f"--- {worker.log.name}\n{worker.said()}" for worker in self._workers)
                 raise AssertionError(f"waiting for {what}, {now} for {STUCK_S} s\n{said}")
             time.sleep(0.1)
+
+    def _standstill(self) -> str:
+        """Where what is not over is."""
+        live = self._count("jobs WHERE finished_at IS NULL AND worker_id IS NULL")
+        held = self._count("jobs WHERE finished_at IS NULL AND worker_id IS NOT NULL")
+        unread = self._lanes.unread()
+        return f"no end for {QUIET_S:.0f} s: {live} jobs wait, {held} are held by workers, {unread} messages are unread"
 
     def _ended(self) -> int:
         return self._count("jobs WHERE type <> 'image.embed' AND finished_at IS NOT NULL")

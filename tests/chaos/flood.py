@@ -87,10 +87,10 @@ class Report:
             f" {self.in_store:,} in {self.objects} objects"
         )
         before, peak, after = (round(n / (1 << 20)) for n in (self.rss[0], max(self.rss), self.rss[-1]))
-        yield (
-            f"memory     {before} MiB before, {peak} MiB at most, {after} MiB after;"
-            f" second half {self.growth / (1 << 20):+.0f} MiB"
-        )
+        yield f"memory     {before} MiB before, {peak} MiB at most, {after} MiB after"
+        tenth = max(1, len(self.rss) // 10)
+        peaks = (max(self.rss[at : at + tenth]) >> 20 for at in range(0, len(self.rss), tenth))
+        yield f"by tenths  {', '.join(map(str, peaks))} MiB at most; second half {self.growth / (1 << 20):+.0f} MiB"
         yield from found(self)
 
 

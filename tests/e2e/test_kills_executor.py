@@ -194,7 +194,7 @@ def test_a_job_that_takes_longer_than_its_time_limit_has_failed_of_it(mill: Stag
 
 
 def test_a_deadline_that_passes_ends_the_running_job(mill: Stage) -> None:
-    deadline = datetime.now(UTC) + timedelta(seconds=3)
+    deadline = datetime.now(UTC) + timedelta(seconds=6)
     ids = submitted(mill, [fault("sleep", deadline=deadline.isoformat()), sleep(1)])
     until(lambda: rows(mill, ids)[0]["state"] == "running", mill)
     [row, neighbour] = ended(mill, ids)

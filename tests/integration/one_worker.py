@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,10 +78,6 @@ class ScriptedExecutor:
 
     async def ready(self) -> None:
         """It always is."""
-
-    @asynccontextmanager
-    async def exclusive(self) -> AsyncIterator[None]:
-        yield
 
 
 class OneWorker:

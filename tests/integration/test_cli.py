@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ import pytest
 from console import cli
 from console.failures import Exit
 from storage.claim import Pin, PinnedInput, Want, claim, pin
-from storage.database import Database
+from storage.database import Database, Unreachable
 from storage.settle import Ending, NewEmbedding, NewText, Rules, Settlement, settle
 from storage.spaces import Space, ensure_space
 from storage.sql import text
+from storage.submit import NewJob, Submitted, submit
 from storage.workers import register
 from tests.fixtures import JobTable
 from tests.integration.test_embedded import eventually, postmaster
@@ -241,6 +242,21 @@ def test_a_long_file_is_stored_in_batches_and_in_order(run: Run, tmp_path: Path,
     assert row == {"transactions": 3, "jobs": 1201}
     again = run("submit", "--from", "jobs.jsonl")
     assert again.out == "1201 submitted, 0 refused (1201 of them were there already)\n"
+
+
+def test_a_file_that_is_broken_off_says_until_which_line_it_is_done(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: JobTable
+) -> None:
+    def broken_off(database: Database, jobs: Sequence[NewJob]) -> Sequence[Submitted]:
+        if table.rows("SELECT id FROM jobs LIMIT 1"):
+            raise Unreachable("gone")
+        return submit(database, jobs)
+
+    monkeypatch.setattr("intake.submit.submit", broken_off)
+    (tmp_path / "jobs.jsonl").write_text('{"type": "test.noop"}\n' * 600)
+    answer = run("submit", "--from", "jobs.jsonl")
+    assert answer.code == Exit.UNREACHABLE
+    assert "all is done until line 500; of up to 500 lines behind it nobody knows" in answer.err
 
 
 def test_waiting_tells_what_came_out(run: Run, database: Database) -> None:

@@ -144,6 +144,19 @@ def test_bytes_that_are_no_text_are_shown_and_given_back(run: Run, house: House,
     assert shown["headers"] == [["h", "\x1b[31m"], ["null", None]]
 
 
+def test_what_a_terminal_would_obey_is_not_written_to_one(
+    run: Run, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, escapes = rejection(value="{\n\t'größe': 1}\r\n".encode()), rejection(value=b"\x1b]52;c;cm0gLXJm\x07")
+    house.reject(text, escapes)
+    assert run("body", str(escapes.id)).out == "\x1b]52;c;cm0gLXJm\x07"
+    monkeypatch.setattr("console.output.on_terminal", lambda: True)
+    assert run("body", str(text.id)).out.encode() == text.body
+    answer = run("body", str(escapes.id))
+    assert (answer.code, answer.out) == (Exit.REFUSED, "")
+    assert "into a file" in answer.err
+
+
 def test_a_message_whose_body_is_gone_is_shown_without_it(run: Run, house: House) -> None:
     from storage.objects.uri import ObjectUri
 

@@ -39,8 +39,8 @@ def test_a_message_becomes_a_job_of_its_topics_lane_and_its_offset_is_committed(
     with stage.ingester() as ingester:
         stage.until_committed("backfill", 2)
         stage.until(lambda: ingester.heard.ok, "a good state")
+        stage.until(lambda: ingester.heard.lags.get("backfill") == 0, "a look at a lane that is read to its end")
     assert [row["lane"] for row in stage.table.rows("SELECT lane FROM jobs")] == ["backfill"] * 2
-    assert ingester.heard.lags["backfill"] == 0
     assert ingester.heard.outcomes == {Outcome.JOB: 2}
 
 

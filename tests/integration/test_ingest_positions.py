@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +14,8 @@ from kafka.structs import OffsetAndMetadata
 from structlog.testing import capture_logs
 
 from config.lanes import Lane
+from intake.kafka.backlog import Backlog
+from intake.kafka.errors import BadTopic
 from intake.kafka.options import KafkaOptions
 from intake.kafka.rewind import GroupHasMembers, rewind
 from storage.database import Database
@@ -162,6 +166,28 @@ def test_a_topic_that_is_missing_is_said_and_read_when_it_is_there(stage: Stage)
         stage.until(lambda: ingester.heard.ok, "a good state")
 
 
+def test_a_topic_that_cannot_be_made_keeps_no_other_from_being_read_and_is_tried_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intake.kafka.ingest.PREPARE_EACH_S", 0.2)
+    stage.kafka.delete(stage.topics["backfill"])
+    allowed = threading.Event()
+
+    def prepare() -> None:
+        if not allowed.is_set():
+            raise BadTopic(f"topic {stage.topics['backfill']} cannot be made")
+        stage.kafka.create_named(stage.topics["backfill"], 1)
+
+    stage.send(with_id())
+    with stage.ingester(prepare=prepare) as ingester:
+        stage.until_committed(LANE, 1)
+        stage.until(lambda: "there is no topic" in ingester.heard.why, "a bad state")
+        allowed.set()
+        stage.until(lambda: ingester.heard.ok, "a good state")
+        stage.send(with_id(), lane="backfill")
+        stage.until_committed("backfill", 1)
+
+
 # --- read again
 
 
@@ -217,3 +243,23 @@ def test_what_is_not_read_yet_is_never_passed_over_by_a_rewind(stage: Stage, rew
     read(stage, 1)
     stage.send(with_id())
     assert rewinding(datetime.now(UTC) + timedelta(days=1)) == [(LANE, 1, 1)]
+
+
+def test_offsets_of_another_topic_of_that_name_stay_what_they_are_in_a_rewind(
+    stage: Stage, rewinding: Callable[..., Any]
+) -> None:
+    read(stage, 1)
+    stage.send(*(with_id() for _ in range(4)), timestamp_ms=int(datetime.now(UTC).timestamp() * 1000) - 3_600_000)
+    stage.send(*(with_id() for _ in range(4)))
+    # As a mirror brings them over, whose topic has another id.
+    other = OffsetAndMetadata(6, str(uuid.uuid4()), -1)
+    stage.kafka.admin.alter_group_offsets(stage.kafka.group, {TopicPartition(stage.topics[LANE], 0): other})
+    assert rewinding(datetime.now(UTC) - timedelta(minutes=30)) == []
+    with stage.ingester():
+        stage.until_committed(LANE, 9)
+    assert stage.count() == 9
+
+
+def test_what_waits_in_a_topic_that_was_made_anew_is_all_of_it() -> None:
+    assert Backlog(LANE, "t", 0, start=0, committed=7, end=2).waiting == 2
+    assert Backlog(LANE, "t", 0, start=3, committed=None, end=9).waiting == 6

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import random
+import socket
+import struct
 import threading
 import time
 import uuid
@@ -18,17 +21,27 @@ from kafka import KafkaConsumer
 
 from config.errors import BadSetting
 from config.kafka import KafkaSettings
-from intake.kafka import topics
+from config.settings import Settings
+from console import check_kafka
+from console.check import Status
+from console.compose import Deployment
+from console.kafka_parts import KafkaParts
+from console.publishing import KafkaEvents
+from intake.kafka import diagnosis, topics
 from intake.kafka.clients import connected
 from intake.kafka.diagnosis import asking
 from intake.kafka.errors import BadTopic, BrokerAway, NotAllowed
 from intake.kafka.options import KafkaOptions
 from intake.kafka.publisher import Outgoing, Publisher, Refusal
 from intake.kafka.topics import Wanted
+from storage.database import Database
 from tests.integration.publishing import codes
 from tests.servers.kafka import Kafka
 from tests.servers.kafka_secured import PASSWORD, SecuredKafka, allow
-from tests.servers.leashed import free_port
+from tests.servers.leashed import free_port, wait_until
+from worker import publisher as relay_publisher
+from worker.health import Health
+from worker.metrics import Metrics
 
 
 def options_of(connect_s: float = 1.0, **settings: Any) -> KafkaOptions:
@@ -394,3 +407,75 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     for setting, files in cases.items():
         with pytest.raises(BadSetting, match=f"{setting}.*ca.pem cannot be used"):
             options_of(kafka_bootstrap="127.0.0.1:1", kafka_security="ssl", **files).client("test")
+
+
+def test_a_server_that_speaks_another_protocol_is_told_from_kafka() -> None:
+    """Its answer begins as a short answer of Kafka's would."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            stream, _ = server.accept()
+            with stream:
+                stream.recv(1000)
+                stream.sendall(struct.pack(">i", 14) + b"\0" * 4 + b"\0\0\0\0\0\7" + b"\1\0\0\0")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        trouble = diagnosis.of(KafkaOptions((f"127.0.0.1:{server.getsockname()[1]}",)))
+        thread.join()
+    assert isinstance(trouble, BrokerAway)
+    assert "does not speak Kafka's protocol" in str(trouble)
+
+
+def deployment_of(database: Database, home: Path, **settings: Any) -> Deployment:
+    """With the relay's and the broker's settings, as a process would load them."""
+    settings.pop("kafka_ssl_ca")  # not of a listener without TLS
+    environ = {f"MEDIAMILL_{name.upper()}": str(value) for name, value in settings.items()}
+    own = {"MEDIAMILL_HOME": str(home), "MEDIAMILL_DATABASE_URL": database.url}
+    return Deployment(Settings.load(environ=environ | own))
+
+
+def test_doctor_fails_where_we_are_not_let_in_and_warns_of_rights_that_are_missing(
+    secured: Kafka, database: Database, tmp_path: Path
+) -> None:
+    with deployment_of(database, tmp_path, **login(secured, "alice", password="wrong")) as deployment:
+        check = check_kafka.kafka(deployment)
+    assert (check.status, "MEDIAMILL_KAFKA_PASSWORD" in check.detail) == (Status.FAIL, True)
+    topic = secured.create_named(f"{uuid.uuid4().hex}.jobs.upload")
+    settings = login(secured, "setup") | {"kafka_prefix": topic.removesuffix(".jobs.upload")}
+    with deployment_of(database, tmp_path, **settings) as deployment:
+        check = check_kafka.kafka(deployment)
+    assert (check.status, "ACL" in check.detail) == (Status.WARN, True)
+
+
+def test_a_relay_gets_along_with_the_rights_on_its_own_topics(
+    secured: Kafka, database: Database, tmp_path: Path
+) -> None:
+    prefix = uuid.uuid4().hex
+    results = secured.create_named(f"{prefix}.results")
+    allow(secured, "relay", "topic", results, ["write", "describe"])
+    with deployment_of(database, tmp_path, **login(secured, "relay"), kafka_prefix=prefix) as deployment:
+        assert deployment.kafka is not None
+        health = Health()
+        relay = KafkaParts(deployment, deployment.kafka).relay(health, Metrics(), random.Random(1))
+        stop = threading.Event()
+        thread = threading.Thread(target=relay.run, args=(stop,))
+        thread.start()
+        try:
+            wait_until(lambda: any(c.name == "outbox" and c.ok for c in health.checks()), 20, "the relay's health")
+        finally:
+            stop.set()
+            relay.wake()
+            thread.join(30)
+
+
+def test_a_certificate_that_is_being_exchanged_is_waited_for(secured: Kafka, tmp_path: Path) -> None:
+    certificate, key = authority(secured).vouch("alice")
+    own = tmp_path / "certificate.pem"
+    options = options_of(**listener(secured, "MUTUAL"), kafka_security="ssl", kafka_ssl_cert=own, kafka_ssl_key=key)
+    with KafkaEvents(options) as publisher:
+        own.write_text("half of it")
+        with pytest.raises(relay_publisher.BrokerAway, match="MEDIAMILL_KAFKA_SSL_CERT"):
+            publisher.cluster_id()
+        own.write_bytes(certificate.read_bytes())
+        assert publisher.cluster_id() == secured.server.cluster_id

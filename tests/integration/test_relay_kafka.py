@@ -14,6 +14,8 @@ from structlog.testing import capture_logs
 
 from console.publishing import KafkaEvents
 from intake.kafka.options import KafkaOptions
+from intake.kafka.topics import Wanted
+from intake.kafka.topics import ensure as ensure_topics
 from storage import outbox
 from storage.database import Database
 from storage.settle import Ending
@@ -93,18 +95,52 @@ def test_an_event_that_is_too_large_is_dead_and_holds_up_no_other(
     assert {event["subject"] for event in published(kafka, topics["results"])} == set(map(str, ids))
 
 
-def test_events_for_a_topic_that_is_missing_are_refused_until_it_is_there(
+def test_events_for_a_topic_that_is_missing_wait_with_all_their_tries_until_it_is_there(
     kafka: Kafka, database: Database, table: JobTable
 ) -> None:
     topics = {"results": kafka.name("results")}
     ensure(database, kafka.server.cluster_id, topics)
     end_jobs(table, 2)
-    with publishing(kafka) as publisher, relaying(database, publisher, replace(QUICK, tries=1000), topics):
-        wait_until(lambda: all(row["tries"] for row in outbox_rows(table)), 20, "refusals")
-        assert outbox_rows(table)[0]["last_error"].startswith("UNKNOWN_TOPIC_OR_PARTITION: ")
+    with publishing(kafka) as publisher, relaying(database, publisher, topics=topics) as running:
+        wait_until(lambda: "results takes nothing: there is no topic" in str(running.outbox()), 20, "bad health")
+        assert [row["tries"] for row in outbox_rows(table)] == [0, 0]
         kafka.create("results")
         wait_until(lambda: not outbox_rows(table), 20, "an empty outbox")
     assert len(published(kafka, topics["results"])) == 2
+
+
+def test_topics_that_are_deleted_while_the_relay_runs_are_made_again(
+    kafka: Kafka, database: Database, table: JobTable
+) -> None:
+    topics = {"results": kafka.create("results")}
+    ensure(database, kafka.server.cluster_id, topics)
+    options = KafkaOptions((kafka.bootstrap,), connect_s=2, request_s=2)
+    wanted = [Wanted(topics["results"], 1, 1, 3600)]
+    with (
+        KafkaEvents(options, prepare=lambda: ensure_topics(options, wanted, create=True), timeout_s=2) as publisher,
+        relaying(database, publisher, topics=topics),
+    ):
+        end_jobs(table)
+        wait_until(lambda: not outbox_rows(table), 20, "an empty outbox")
+        kafka.delete(topics["results"])
+        end_jobs(table)
+        wait_until(lambda: not outbox_rows(table), 30, "an empty outbox")
+    assert len(published(kafka, topics["results"])) == 1
+
+
+def test_a_result_that_is_too_large_for_the_topic_is_left_out_of_its_event(
+    kafka: Kafka, database: Database, table: JobTable
+) -> None:
+    topics = {"results": kafka.create("results", max_message_bytes=3000)}
+    ensure(database, kafka.server.cluster_id, topics)
+    ids = end_jobs(table, 3)
+    table.rows("UPDATE outbox SET payload = payload || CAST(:more AS jsonb) WHERE job_id = :id", id=ids[1],
+               more=json.dumps({"result": {"text": "x" * 5000}}))  # fmt: skip
+    with publishing(kafka) as publisher, relaying(database, publisher, topics=topics):
+        wait_until(lambda: not outbox_rows(table), 20, "an empty outbox")
+    events = {event["subject"]: JobEnded.model_validate(event["data"]) for event in published(kafka, topics["results"])}
+    assert [events[str(id_)].result_omitted for id_ in ids] == [None, True, None]
+    assert events[str(ids[1])].state == "succeeded"
 
 
 def test_two_relays_publish_each_event_once(kafka: Kafka, database: Database, table: JobTable) -> None:

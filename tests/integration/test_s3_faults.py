@@ -44,7 +44,7 @@ def proxy(s3_bucket: S3Bucket) -> Iterator[FaultyProxy]:
 @pytest.fixture
 def options(proxy: FaultyProxy) -> S3Options:
     return S3Options(
-        proxy.endpoint, "us-east-1", "path", connect_s=1, read_s=0.5, attempts=ATTEMPTS, part_bytes=5 * MIB
+        proxy.endpoint, "us-east-1", "path", connect_s=1, read_s=1.5, attempts=ATTEMPTS, part_bytes=5 * MIB
     )
 
 

@@ -202,3 +202,20 @@ async def test_whoever_is_to_leave_at_once_leaves_though_a_service_does_not_answ
         tasks.start_soon(lambda: leave_for_certain(leave, within_s=0.01, leave_process=go))
         leave.set()
     assert left == [1]
+
+
+async def test_whoever_is_to_leave_at_once_leaves_though_closing_its_connections_takes_long() -> None:
+    leave, left, gone = anyio.Event(), list[int](), threading.Event()
+
+    def go(status: int) -> None:
+        left.append(status)
+        gone.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: leave_for_certain(leave, within_s=0.01, leave_process=go))
+        leave.set()
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    # The event loop's part is over, and the process is not.
+    assert gone.wait(5)
+    assert left == [1]

@@ -13,7 +13,9 @@ from urllib.parse import parse_qs
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
-from config.kafka import KafkaSettings
+from config.errors import BadSetting
+from config.kafka import KafkaSettings, conflicts
+from config.settings import Settings
 from intake.kafka.oauth import ClientCredentials, NoToken
 from intake.kafka.options import KafkaOptions
 
@@ -144,6 +146,8 @@ def test_two_threads_ask_for_one_token(token_server: TokenServer) -> None:
         (503, b"busy", "MEDIAMILL_KAFKA_OAUTH_TOKEN_URL"),
         (200, b"<html>", "MEDIAMILL_KAFKA_OAUTH_TOKEN_URL"),
         (200, b'{"access_token": ""}', "MEDIAMILL_KAFKA_OAUTH_TOKEN_URL"),
+        (200, b'{"accessToken": "a-token"}', "MEDIAMILL_KAFKA_OAUTH_TOKEN_URL.*access_token: Field required"),
+        (302, b"", "MEDIAMILL_KAFKA_OAUTH_TOKEN_URL"),
     ],
 )
 def test_an_answer_without_a_token_names_the_setting(
@@ -153,3 +157,35 @@ def test_an_answer_without_a_token_names_the_setting(
     with pytest.raises(NoToken, match=setting) as raised:
         token_server.provider([0.0]).token()
     assert "s3" not in str(raised.value)
+    assert "a-token" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "sentence"),
+    [
+        ({"kafka_ssl_ca": __file__}, "kafka_ssl_ca", "is not used while kafka_security is plaintext; write ssl"),
+        (
+            {**LOGIN, "kafka_security": "sasl_plaintext", "kafka_ssl_ca": __file__},
+            "kafka_ssl_ca",
+            "is not used while kafka_security is sasl_plaintext; write sasl_ssl",
+        ),
+        ({"kafka_password": "x"}, "kafka_password", "is not used while kafka_security is plaintext; write sasl_ssl"),
+    ],
+)
+def test_what_is_set_for_safety_and_would_not_be_used_is_refused(
+    settings: dict[str, Any], name: str, sentence: str
+) -> None:
+    [(found, said)] = conflicts(KafkaSettings.model_validate(settings))
+    assert found == name
+    assert said.startswith(sentence)
+
+
+@pytest.mark.parametrize("password", ["not to be seen", "not://to.be.seen"])
+def test_a_password_is_not_shown_whether_it_is_refused_or_taken(password: str) -> None:
+    with pytest.raises(BadSetting) as raised:
+        Settings.load(environ={"MEDIAMILL_KAFKA_PASSWORD": password}, files=[])
+    assert "MEDIAMILL_KAFKA_PASSWORD" in str(raised.value)
+    login = {"SECURITY": "sasl_ssl", "SASL_MECHANISM": "PLAIN", "USERNAME": "a", "PASSWORD": password}
+    loaded = Settings.load(environ={f"MEDIAMILL_KAFKA_{name}": value for name, value in login.items()}, files=[])
+    assert password not in str(raised.value)
+    assert password not in str(loaded.shown())
