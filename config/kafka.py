@@ -44,6 +44,12 @@ class KafkaSettings(BaseModel):
     )
     kafka_oauth_scope: str | None = Field(default=None, min_length=1, description="For OAUTHBEARER, where it is asked.")
     kafka_group: str = Field(default="mediamill", min_length=1, max_length=200, description="Consumer group of ingest.")
+    kafka_session: Seconds = Field(
+        default=10,
+        gt=0,
+        le=1800,
+        description="Silence after which a dead reader's partitions go to others; brokers want 6s at least.",
+    )
     kafka_prefix: TopicName = Field(
         default="mediamill", description="What topics' names begin with: <prefix>.jobs.interactive, <prefix>.results."
     )

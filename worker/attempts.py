@@ -42,8 +42,13 @@ class Attempt:
     progress: float = 0
     note: str = ""
     timings: dict[str, float] = field(default_factory=dict)
+    key: str = field(init=False)
+    """How the executor knows it."""
     executed: float | None = None
     """`time.monotonic()` when the executor was done with it; None where it never had it."""
+
+    def __post_init__(self) -> None:
+        self.key = self.job.fence.key
 
     def progressed(self, fraction: float, note: str) -> None:
         """The executor said how far it is."""

@@ -29,7 +29,8 @@ def believed(outcome: Outcome, *, told: Reason | None, suspicious: bool) -> Outc
 
 
 def _are_seconds(timings: Timings) -> bool:
-    return all(math.isfinite(s) and s >= 0 for s in (timings.prepare, timings.wait, timings.infer, timings.finish))
+    prepare, wait, infer, finish = timings.prepare, timings.wait, timings.infer, timings.finish
+    return math.isfinite(prepare + wait + infer + finish) and min(prepare, wait, infer, finish) >= 0
 
 
 def _wrong(outcome: Outcome, told: Reason | None, *, suspicious: bool) -> str | None:

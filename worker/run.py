@@ -119,7 +119,7 @@ class Runner:
                 await self._settled(attempt, self._stages(attempt, held))
         finally:
             if attempt.executed is not None:
-                await self._scratch.remove(job.fence, since=attempt.executed)
+                await self._scratch.remove(attempt.key, since=attempt.executed)
 
     async def _stages(self, attempt: Attempt, held: AsyncExitStack) -> None:
         """The way of a job; what can go wrong on it is `_settled`'s concern."""
@@ -151,7 +151,7 @@ class Runner:
             return await self._fetcher.fetch(attempt.job, handler.inputs, held)
 
     async def _execute(self, attempt: Attempt, handler: AnyHandler, files: Files) -> Outcome:
-        order = self._order(attempt.job, handler, files)
+        order = self._order(attempt, handler, files)
         limit, began = self._limits.of(attempt.job, handler), time.monotonic()
         attempt.stage = "execute"  # its parts are timed by the executor: prepare, wait, infer, finish
         try:
@@ -173,7 +173,7 @@ class Runner:
         if not outcome.files:
             return []
         with self._stage(attempt, "store"):
-            return await self._outputs.store(attempt.job, Path(self._scratch.of(attempt.job.fence)), outcome.files)
+            return await self._outputs.store(attempt.job, Path(self._scratch.of(attempt.key)), outcome.files)
 
     async def _succeed(
         self,
@@ -285,15 +285,16 @@ class Runner:
 
     # --- what follows from what ---
 
-    def _order(self, job: ClaimedJob, handler: AnyHandler, files: Files) -> Order:
+    def _order(self, attempt: Attempt, handler: AnyHandler, files: Files) -> Order:
+        job = attempt.job
         params = dict(job.message.get("params") or {})
         embeds = bool(job.message.get("embed", True)) and self._space is not None
         return Order(
-            key=job.fence.key,
+            key=attempt.key,
             type=job.type,
             params=params,
             inputs=_shaped(handler, files),
-            scratch=self._scratch.of(job.fence),
+            scratch=self._scratch.of(attempt.key),
             seed=_seed(job.fence.id, params),
             limits=self._image_limits.over(file.pinned.bucket for file in files.files),
             embed=tuple(

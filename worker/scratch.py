@@ -11,7 +11,6 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from storage.claim import Fence
 from worker import folders
 
 #: For how long a folder is emptied while the executor lives, which may fill it as fast.
@@ -29,17 +28,17 @@ class Scratch:
         self._there: frozenset[str] | None = None
         self._looked = -1.0
 
-    def of(self, fence: Fence) -> str:
-        """The path of an attempt's folder, whether or not it is there."""
-        return f"{self._root}/{_name(fence)}"
+    def of(self, key: str) -> str:
+        """The path of the folder of an attempt (`Fence.key`), whether or not it is there."""
+        return f"{self._root}/{_name(key)}"
 
-    async def remove(self, fence: Fence, since: float) -> None:
+    async def remove(self, key: str, since: float) -> None:
         """Removes the folder of an attempt that the executor has not had any more since then (`time.monotonic()`)."""
         if self._looked <= since:
             # For all that end now, and not each for itself: who asks the kernel hands the interpreter to the other
             # threads, which give it back when it suits them.
             self._looked, self._there = time.monotonic(), self._look()
-        name = _name(fence)
+        name = _name(key)
         if name in self._there if self._there is not None else os.path.lexists(f"{self._root}/{name}"):
             # In a thread: it may hold a million files, and beats must not wait for that.
             with anyio.CancelScope(shield=True):
@@ -55,5 +54,5 @@ class Scratch:
         return frozenset(names) if len(names) < _MOST else None
 
 
-def _name(fence: Fence) -> str:
-    return fence.key.replace(":", "-")
+def _name(key: str) -> str:
+    return key.replace(":", "-")

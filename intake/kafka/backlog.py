@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
 
 from config.lanes import Lane
 from intake.kafka import topics
 from intake.kafka.clients import connected
 from intake.kafka.diagnosis import asking
 from intake.kafka.options import KafkaOptions
+
+#: What a cluster may take to find the group's coordinator.
+COORDINATOR_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,7 @@ def backlog(options: KafkaOptions, lanes: Mapping[Lane, str], group: str) -> lis
     with asking(options, "reading offsets"):
         admin = connected(KafkaAdminClient, options, "admin")
         try:
-            committed = admin.list_group_offsets({group: places})[group]
+            committed = _committed(admin, group, places)
             start = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.EARLIEST))
             end = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
         finally:
@@ -70,6 +76,19 @@ def backlog(options: KafkaOptions, lanes: Mapping[Lane, str], group: str) -> lis
             )
         )
     return found
+
+
+def _committed(admin: KafkaAdminClient, group: str, places: Sequence[TopicPartition]) -> Mapping[Any, Any]:
+    """On a new cluster the first look makes the topic of offsets: its coordinator is there a moment later."""
+    end = time.monotonic() + COORDINATOR_S
+    while True:
+        try:
+            found: Mapping[Any, Any] = admin.list_group_offsets({group: places})[group]
+            return found
+        except (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
 
 
 def unread_before(options: KafkaOptions, places: Sequence[Backlog], moment_ms: int) -> list[Backlog]:

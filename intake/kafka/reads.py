@@ -23,9 +23,10 @@ class Reads:
     poll_s: float = 0.5
     fetch_bytes: int = 16 << 20
     """Of one answer of a broker; what is fetched ahead is a few of these."""
-    session_s: float = 20
+    session_s: float = 10
     """After this silence the group gives a dead member's partitions to the others."""
     heartbeat_s: float = 3
+    """A third of the session, at most."""
     turn_s: float = 120
     """The longest turn (a batch's transaction and its tries), and the longest that a rebalance waits for a member."""
     metadata_s: float = 10
@@ -45,4 +46,11 @@ class Reads:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """As a deployment has it."""
-        return cls(group=settings.kafka_group, topics=settings.lane_topics, lane_cap=settings.lane_cap)
+        session_s = settings.kafka_session
+        return cls(
+            group=settings.kafka_group,
+            topics=settings.lane_topics,
+            lane_cap=settings.lane_cap,
+            session_s=session_s,
+            heartbeat_s=min(3.0, session_s / 3),
+        )

@@ -1,4 +1,4 @@
-"""`mediamill worker`, but deaths of its like are noticed sooner: the seconds that a test cannot wait.
+"""`mediamill worker`, but the death of a relay is noticed sooner: the seconds that a test cannot wait.
 
 Run as a program. Everything else is as it is deployed; `make soak` runs the real command with its real times.
 """
@@ -10,16 +10,7 @@ from unittest.mock import patch
 
 from console import kafka_parts
 from console.cli import main
-from intake.kafka.reads import Reads
 from worker.relay import Pace
-
-
-@dataclass(frozen=True, slots=True)
-class QuickReads(Reads):
-    """The group misses a dead member after 4 s."""
-
-    session_s: float = 4
-    heartbeat_s: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,5 +21,5 @@ class QuickPace(Pace):
 
 
 if __name__ == "__main__":
-    with patch.object(kafka_parts, "Reads", QuickReads), patch.object(kafka_parts, "Pace", QuickPace):
+    with patch.object(kafka_parts, "Pace", QuickPace):
         main()

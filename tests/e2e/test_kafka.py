@@ -154,6 +154,17 @@ def test_doctor_warns_of_topics_that_keep_messages_for_too_short(on_kafka: Stage
     ]
 
 
+def test_doctor_looks_at_a_cluster_that_has_never_seen_a_group(
+    tmp_path: Path, database: Database, own_kafka: Kafka
+) -> None:
+    for topic in ("jobs.interactive", "jobs.upload", "jobs.backfill", "results"):
+        own_kafka.create(topic)
+    with stage(tmp_path, own_kafka.environ, database.url) as there:
+        said = there.run("doctor", "--json", check=False)
+    [check] = [check for check in json.loads(said.stdout)["checks"] if check["name"] == "kafka"]
+    assert (check["status"], check["fix"]) == ("ok", [])
+
+
 def _waiting(there: Stage) -> int:
     return sum(one["waiting"] for one in there.json("ingest", "status"))
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from storage.claim import Fence
 from worker.scratch import Scratch
 
 pytestmark = pytest.mark.anyio
 
 
-def _fence() -> Fence:
-    return Fence(uuid.uuid4(), 1, uuid.uuid4())
+def _key() -> str:
+    return f"{uuid.uuid4()}:1"
 
 
 @pytest.mark.parametrize("others", [0, 2100])
@@ -23,18 +22,18 @@ async def test_a_folder_goes_with_its_attempt_whatever_else_is_there(tmp_path: P
     scratch = Scratch(tmp_path)
     for n in range(others):
         (tmp_path / str(n)).touch()
-    mine, another = _fence(), _fence()
-    for fence in (mine, another):
-        Path(scratch.of(fence)).mkdir()
-        Path(scratch.of(fence), "file").touch()
+    mine, another = _key(), _key()
+    for key in (mine, another):
+        Path(scratch.of(key)).mkdir()
+        Path(scratch.of(key), "file").touch()
     await scratch.remove(mine, time.monotonic())
     assert (Path(scratch.of(mine)).exists(), Path(scratch.of(another)).exists()) == (False, True)
 
 
 async def test_a_folder_that_was_made_after_the_last_look_is_found(tmp_path: Path) -> None:
     scratch = Scratch(tmp_path)
-    await scratch.remove(_fence(), time.monotonic())
-    late = _fence()
+    await scratch.remove(_key(), time.monotonic())
+    late = _key()
     Path(scratch.of(late)).mkdir()
     await scratch.remove(late, time.monotonic())
     assert not Path(scratch.of(late)).exists()
@@ -42,9 +41,9 @@ async def test_a_folder_that_was_made_after_the_last_look_is_found(tmp_path: Pat
 
 async def test_one_look_is_for_all_that_had_ended_by_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = Scratch(tmp_path)
-    fences = [_fence() for _ in range(3)]
-    for fence in fences:
-        Path(scratch.of(fence)).mkdir()
+    keys = [_key() for _ in range(3)]
+    for key in keys:
+        Path(scratch.of(key)).mkdir()
     looks = 0
     look = scratch._look
 
@@ -55,13 +54,13 @@ async def test_one_look_is_for_all_that_had_ended_by_then(tmp_path: Path, monkey
 
     monkeypatch.setattr(scratch, "_look", counted)
     ended = time.monotonic()
-    for fence in fences:
-        await scratch.remove(fence, ended)
+    for key in keys:
+        await scratch.remove(key, ended)
     assert looks == 1
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_folder_that_cannot_be_read_is_no_trouble_of_the_worker(tmp_path: Path) -> None:
     scratch = Scratch(tmp_path / "gone")
-    await scratch.remove(_fence(), time.monotonic())
+    await scratch.remove(_key(), time.monotonic())
     assert not (tmp_path / "gone").exists()
