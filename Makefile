@@ -26,7 +26,7 @@ test: ## set up, then lint and the whole suite, against real servers
 	@# The executor's tests compute, the others mostly wait for servers: side by side they take a minute less.
 	@OMP_NUM_THREADS=1 $(EXECUTOR) -m pytest -p no:cacheprovider tests/handlers >.bootstrap/handlers.log 2>&1 & \
 	handlers=$$!; trap 'kill $$handlers 2>/dev/null || true' EXIT; \
-	$(BIN)/python -m pytest --ignore=tests/handlers -n 3 --dist loadfile; \
+	$(BIN)/python -m pytest --ignore=tests/handlers -n 3 --dist loadfile --no-loadscope-reorder; \
 	ended=0; wait $$handlers || ended=$$?; cat .bootstrap/handlers.log; exit $$ended
 
 lint: ## ruff, mypy, import contracts, lock files, generated pages

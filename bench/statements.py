@@ -1,16 +1,14 @@
 """How many jobs a second the hot statements take, one connection at a time: `python -m bench.statements`.
 
-Embedded Postgres with its own settings (fsync and synchronous_commit on), no-op jobs without inputs or outputs, batches
+A Postgres of its own (fsync and synchronous_commit on), no-op jobs without inputs or outputs, batches
 as workers make them. It measures the statements alone: no executor, no object store.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
@@ -18,10 +16,10 @@ from intake.identity import new_id
 from storage import schema, workers
 from storage.claim import ClaimedJob, Want, claim
 from storage.database import Database
-from storage.embedded import EmbeddedPostgres
 from storage.pooled import PooledDatabase
 from storage.settle import Ending, Rules, Settlement, settle
 from storage.submit import NewJob, submit
+from tests.servers.postgres import PostgresServer
 
 T = TypeVar("T")
 
@@ -76,8 +74,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "pgdata") as server:
-        database = PooledDatabase(server.url)
+    with PostgresServer() as server:
+        database = PooledDatabase(server.create_database("bench"))
         schema.migrate(database)
         rounds = [measure(database, given.jobs) for _ in range(given.rounds)]
         database.close()

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args
 
@@ -210,6 +211,7 @@ class Handler(ABC, Generic[P, R]):
 B = TypeVar("B")
 
 
+@cache
 def _type_argument(cls: type, position: int, bound: type[B]) -> type[B]:
     for base in getattr(cls, "__orig_bases__", ()):
         arguments = get_args(base)

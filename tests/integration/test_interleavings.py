@@ -227,7 +227,7 @@ def test_the_victim_of_a_deadlock_runs_again(
     a = elsewhere.submit(database.retrying, lambda c: touch(c, "a", [first, second]))
     b = elsewhere.submit(database.retrying, lambda c: touch(c, "b", [second, first]))
     assert {a.result(), b.result()} == {"a", "b"}
-    assert len(tries) == 3
+    assert len(tries) >= 3  # a victim may be one again
     assert [table.row(id_)["priority"] for id_ in (first, second)] == [2, 2]
 
 
