@@ -179,7 +179,8 @@ def write(found: Mapping[str, object], folder: Path) -> None:
     (folder / "search_cli.json").write_text(json.dumps(found, indent=2) + "\n")
     facts = found["machine"]
     assert isinstance(facts, Mapping)
-    where = f"{facts['cores']} cores ({facts['processor']}), Python {facts['python']}, load before {facts['load_before']};"
+    load = facts["load_before"]
+    where = f"{facts['cores']} cores ({facts['processor']}), Python {facts['python']}, load before {load};"
     lines = found["table"]
     assert isinstance(lines, list)
     page = ["# `mediamill search`, from start to end", "", *(__doc__ or "").strip().splitlines()[2:], ""]
