@@ -56,6 +56,11 @@ class FakePublisher:
             assert self._changed.wait_for(lambda: len(self.records) >= n, timeout_s), f"{len(self.records)} of {n}"
             return [json.loads(record.value) for record in self.records]
 
+    def wait_until_met(self, timeout_s: float = 10) -> None:
+        """Returns when the relay has turned to the broker at all."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.asked > 0, timeout_s)
+
     def wait_until_asked(self, times: int, timeout_s: float = 10) -> None:
         """Returns when the relay has turned to the broker so often from now."""
         with self._changed:

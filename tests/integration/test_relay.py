@@ -92,7 +92,7 @@ def test_a_broker_that_is_away_delays_and_loses_nothing_and_is_told_once(table: 
     publisher = FakePublisher()
     ensure(table.database)
     with capture_logs() as logs, relaying(table.database, publisher) as running:
-        publisher.wait_until_asked(1)
+        publisher.wait_until_met()
         publisher.away.set()
         end_jobs(table, 3)
         publisher.wait_until_asked(5)
@@ -111,7 +111,7 @@ def test_a_broker_that_is_away_at_the_start_keeps_no_event_from_being_written(ta
     publisher = FakePublisher()
     publisher.away.set()
     with relaying(table.database, publisher):
-        publisher.wait_until_asked(1)
+        publisher.wait_until_met()
         end_jobs(table)
         publisher.away.clear()
         assert len(publisher.wait_for(1)) == 1
@@ -280,7 +280,7 @@ def test_a_relay_that_is_woken_does_not_wait_for_its_next_look(database: Databas
     publisher = FakePublisher()
     ensure(database)
     with relaying(database, publisher, Pace(idle_s=60, busy_s=60)) as running:
-        publisher.wait_until_asked(1)
+        publisher.wait_until_met()
         end_jobs(table)
         running.relay.wake()
         publisher.wait_for(1)
