@@ -9,7 +9,8 @@
 
 FROM python:3.11.14-slim-bookworm AS base
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends bubblewrap ca-certificates ffmpeg fonts-dejavu-core tini \
+ && apt-get install --yes --no-install-recommends \
+      bubblewrap ca-certificates ffmpeg fonts-dejavu-core fonts-wqy-microhei tini \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --gid 10001 mediamill \
  && useradd --uid 10001 --gid 10001 --home-dir /var/lib/mediamill --no-create-home --shell /usr/sbin/nologin mediamill \

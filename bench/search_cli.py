@@ -135,7 +135,7 @@ def measure(given: argparse.Namespace) -> dict[str, object]:
         url = given.database
         if url is None:
             url = held.enter_context(PostgresServer({"fsync": "on"})).create_database("mediamill")
-        environ = {"MEDIAMILL_MODELS": str(folder / "models"), "MEDIAMILL_PRELOAD": "true"}
+        environ = {"MEDIAMILL_MODELS": str(folder / "models"), "MEDIAMILL_PRELOAD": '["embed"]'}
         made = held.enter_context(stage(folder, environ, url))
         schema.migrate(made.database)
         made.worker().wait_until_ready()

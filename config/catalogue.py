@@ -7,8 +7,8 @@ files are there, and are those that were verified when they came, is asked here;
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -34,6 +34,9 @@ class Family(StrEnum):
 
     BLIP_CAPTION = "blip_caption"
     CLIP = "clip"
+    STABLE_DIFFUSION = "stable_diffusion"
+    STABLE_DIFFUSION_XL = "stable_diffusion_xl"
+    WHISPER = "whisper"
 
 
 class Role(StrEnum):
@@ -41,13 +44,31 @@ class Role(StrEnum):
 
     CAPTION = "caption"
     EMBED = "embed"
+    TRANSCRIBE = "transcribe"
+    GENERATE = "generate"
 
 
-_FAMILY_OF = {Role.CAPTION: Family.BLIP_CAPTION, Role.EMBED: Family.CLIP}
+_DIFFUSION = frozenset({Family.STABLE_DIFFUSION, Family.STABLE_DIFFUSION_XL})
+_FAMILIES_OF = {
+    Role.CAPTION: frozenset({Family.BLIP_CAPTION}),
+    Role.EMBED: frozenset({Family.CLIP}),
+    Role.TRANSCRIBE: frozenset({Family.WHISPER}),
+    Role.GENERATE: _DIFFUSION,
+}
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Generation(_Strict):
+    """What a checkpoint that makes pictures does best, where a job does not say: few-step checkpoints differ much."""
+
+    width: int = Field(ge=64, le=2048, multiple_of=8)
+    height: int = Field(ge=64, le=2048, multiple_of=8)
+    steps: int = Field(ge=1, le=150)
+    guidance: float = Field(ge=0, le=30)
+    scheduler: str | None = None
 
 
 class Entry(_Strict):
@@ -67,6 +88,12 @@ class Entry(_Strict):
     dtype: Mapping[str, Dtype] = Field(default_factory=dict)
     #: Length of the vectors of a `clip`.
     dimension: int | None = Field(default=None, ge=1, le=4000)
+    #: Of a diffusion checkpoint; else as its own files say.
+    generation: Generation | None = None
+    #: Of a `whisper`: (layer, head) pairs of the decoder that follow the sound; else as its own files say.
+    alignment_heads: tuple[tuple[int, int], ...] | None = None
+    #: Patterns of what is pulled from `repo`, where it holds the same weights in several forms; else all that is safe.
+    pull: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -77,6 +104,10 @@ class Entry(_Strict):
             raise ValueError("repo and revision belong together: a branch may change under us, so give the full commit")
         if (self.family is Family.CLIP) != (self.dimension is not None):
             raise ValueError("a clip needs its dimension, and nothing else has one")
+        if self.generation is not None and self.family not in _DIFFUSION:
+            raise ValueError(f"generation is for checkpoints that make pictures: {', '.join(sorted(_DIFFUSION))}")
+        if self.alignment_heads is not None and self.family is not Family.WHISPER:
+            raise ValueError("alignment_heads are of a whisper")
         if bad := [file for file in self.files if file.startswith(("/", ".")) or ".." in Path(file).parts]:
             raise ValueError(f"{bad[0]!r} in files: give paths inside the checkpoint's folder")
         return self
@@ -143,12 +174,19 @@ class Catalogue:
                 )
             entries[name] = file.checkpoints[name]
         for role, name in chosen.roles.items():
-            if (family := entries[name].family) is not _FAMILY_OF[role]:
+            if (family := entries[name].family) not in _FAMILIES_OF[role]:
+                fitting = " or a ".join(sorted(_FAMILIES_OF[role]))
                 raise CatalogueError(
                     f"{source}: profile {profile!r} has {name!r}, a {family}, for the role {role}:"
-                    f" that takes a {_FAMILY_OF[role]}"
+                    f" that takes a {fitting}"
                 )
         return cls(profile, source, entries, {role.value: name for role, name in chosen.roles.items()})
+
+    def of_roles(self, used: Collection[str]) -> Catalogue:
+        """The catalogue of a deployment that uses these roles alone: without checkpoints that none of them can take."""
+        families = {family for role in used for family in _FAMILIES_OF[Role(role)]}
+        entries = {name: entry for name, entry in self.entries.items() if entry.family in families}
+        return replace(self, entries=entries, roles={role: name for role, name in self.roles.items() if role in used})
 
     def __getitem__(self, name: str) -> Entry:
         """The entry of a checkpoint's name or a role. Raises CatalogueError."""

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
@@ -134,6 +135,8 @@ def _download(entry: Entry, folder: Path, repositories: Repositories, progress: 
     assert entry.revision is not None
     progress(f"{entry.name}: asks {entry.repo} at {entry.revision[:12]} for its files")
     there = repositories.files(entry.repo, entry.revision)
+    if entry.pull:
+        there = [file for file in there if any(fnmatchcase(file.name, pattern) for pattern in entry.pull)]
     wanted = {file.name: file for file in there if file.name.endswith(_WANTED)}
     if not any(name.endswith(".safetensors") for name in wanted):
         wanted |= {file.name: file for file in there if file.name.endswith(_PICKLES)}

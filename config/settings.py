@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -20,11 +20,11 @@ from config import kafka
 from config.errors import BadSetting
 from config.kafka import KafkaSettings
 from config.lanes import Lane
+from config.media import MediaSettings, derived
 from config.sources import Given, find_file, from_environment, from_file, variable
 from config.values import (
     AbsolutePath,
     Bind,
-    BucketName,
     Bytes,
     DatabaseUrl,
     Device,
@@ -44,31 +44,6 @@ Access = Literal["r", "w", "rw", "read", "write", "read-write"]
 _LOCAL_BUCKET = "media"
 
 
-class ImageLimits(BaseModel):
-    """What the decoder of one image may take."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_bytes: Bytes
-    max_pixels: Annotated[int, Field(gt=0)]
-    max_frames: Annotated[int, Field(gt=0)]
-
-
-class ImageLimitsOfBucket(BaseModel):
-    """What differs from the general limits for the images of one bucket."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_bytes: Bytes | None = None
-    max_pixels: Annotated[int, Field(gt=0)] | None = None
-    max_frames: Annotated[int, Field(gt=0)] | None = None
-
-
-def _derived(shown: str, factory: Any, description: str) -> Any:
-    """A default that is made from other settings or the machine; `shown` is what the documents say it is."""
-    return Field(default_factory=factory, description=description, json_schema_extra={"default": shown})
-
-
 def _default_home() -> Path:
     return Path.home() / ".mediamill"
 
@@ -78,31 +53,27 @@ def _executor_python() -> Path:
     return beside if beside.exists() else Path(sys.executable)
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Settings(KafkaSettings):
+class Settings(MediaSettings, KafkaSettings):
     """Every setting of mediamill. Durations are seconds, sizes are bytes, paths are absolute."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     # --- where things are ---
-    home: AbsolutePath = _derived("~/.mediamill", _default_home, "Folder of embedded data, cache, scratch and models.")
+    home: AbsolutePath = derived("~/.mediamill", _default_home, "Folder of embedded data, cache, scratch and models.")
     database_url: DatabaseUrl | None = Field(
         default=None, repr=False, description="Postgres, as postgresql://user:password@host:5432/name; unset: embedded."
     )
-    store: Store = _derived(
+    store: Store = derived(
         "<home>/store", lambda data: data["home"] / "store", "Object store: s3, or the path of a local folder."
     )
     s3_endpoint: HttpUrl | None = Field(default=None, description="An S3 server other than Amazon's.")
     s3_region: str | None = Field(default=None, min_length=1, description="Region; unset: as boto3 finds it.")
-    s3_buckets: Annotated[dict[Place, Access], Places] = _derived(
+    s3_buckets: Annotated[dict[Place, Access], Places] = derived(
         '{"media": "rw"} for a folder, none for s3',
         lambda data: {} if data["store"] == "s3" else {_LOCAL_BUCKET: "rw"},
         'What jobs may use: buckets, or folders in them, as JSON: {"uploads": "r", "media/derived/": "rw"}.',
     )
-    output_prefix: Prefix = _derived(
+    output_prefix: Prefix = derived(
         "s3://media/derived/ for a folder",
         lambda data: "" if data["store"] == "s3" else f"s3://{_LOCAL_BUCKET}/derived/",
         "Where outputs go when the message names no other place.",
@@ -112,7 +83,7 @@ class Settings(KafkaSettings):
         min_length=1,
         description="Checkpoints: a profile of ours (default, small, tiny), or of a file (/etc/models.yaml#profile).",
     )
-    models: AbsolutePath = _derived(
+    models: AbsolutePath = derived(
         "<home>/models", lambda data: data["home"] / "models", "Folder of downloaded checkpoints."
     )
 
@@ -121,15 +92,9 @@ class Settings(KafkaSettings):
     nesting: int = Field(default=64, ge=4, le=128, description="How deep a message's JSON may nest.")
     inputs_per_job: int = Field(default=1000, ge=1, le=100_000, description="Most inputs of one job.")
 
-    # --- limits of objects and media ---
+    # --- limits of objects ---
     object_bytes: Bytes = Field(default=2 << 30, description="Largest object that is fetched.")
     cache_bytes: Bytes = Field(default=20 << 30, description="What fetched objects may occupy on disk.")
-    image_bytes: Bytes = Field(default=100 << 20, description="Largest image file.")
-    image_pixels: int = Field(default=100_000_000, ge=1, description="Most pixels of an image, before it is decoded.")
-    image_frames: int = Field(default=1000, ge=1, description="Most frames of an animated image.")
-    image_limits: Annotated[dict[BucketName, ImageLimitsOfBucket], Json] = Field(
-        default={}, description='Other image limits by bucket, as JSON: {"uploads": {"max_pixels": 50000000}}.'
-    )
 
     # --- queue, leases, attempts ---
     beat: Seconds = Field(default=5, gt=0, description="How often a worker says that it lives.")
@@ -155,15 +120,12 @@ class Settings(KafkaSettings):
     rejected_kept: Seconds = Field(default=90 * 86400, ge=86400, description="How long rejected messages are kept.")
 
     # --- executor ---
-    executor_python: AbsolutePath = _derived(
+    executor_python: AbsolutePath = derived(
         ".venv-executor beside the running environment, else the running python",
         _executor_python,
         "Interpreter of the executor, with torch.",
     )
     device: Device = Field(default="auto", description="auto, cpu, or one GPU: cuda:0.")
-    cpu_threads: Annotated[int, Field(ge=1)] = _derived(
-        "the number of usable cores", _usable_cores, "Threads of the executor."
-    )
     max_batch: int = Field(default=16, ge=1, le=4096, description="Most samples in a batch.")
     sandbox: Literal["auto", "required", "off"] = Field(
         default="auto", description="Whether the executor is closed in: where possible, always (else no start), never."
@@ -172,9 +134,6 @@ class Settings(KafkaSettings):
         default=None, description="Private memory of the executor; unset: no limit, as CUDA needs it."
     )
     executor_start_s: Seconds = Field(default=300, gt=0, description="What the executor may take to load and be ready.")
-    preload: bool = Field(
-        default=True, description="Whether the executor loads the checkpoints of all roles before it takes jobs."
-    )
     test_types: bool = Field(default=False, description="Whether the types test.* are registered.")
 
     # --- services: time limits ---
@@ -212,14 +171,6 @@ class Settings(KafkaSettings):
         """Host and port of health and metrics; None: off."""
         host, _, port = self.http_bind.rpartition(":")
         return (host.strip("[]"), int(port)) if host else None
-
-    def image_limits_of(self, bucket: str) -> ImageLimits:
-        """The limits for images of a bucket."""
-        general = {
-            "max_bytes": self.image_bytes, "max_pixels": self.image_pixels, "max_frames": self.image_frames
-        }  # fmt: skip
-        own = self.image_limits.get(bucket, ImageLimitsOfBucket()).model_dump(exclude_none=True)
-        return ImageLimits(**(general | own))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
@@ -306,6 +257,8 @@ def show(name: str, value: object) -> str:
             for key, v in value.items()
         )
         return "{" + ", ".join(entries) + "}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f'"{each}"' for each in value) + "]"
     return mask(str(value))
 
 
@@ -321,7 +274,7 @@ def _json(value: object) -> str:
 
 #: Setting -> its type as it is written.
 _ANNOTATIONS: dict[str, str] = {
-    name: str(kind) for part in (KafkaSettings, Settings) for name, kind in part.__annotations__.items()
+    name: str(kind) for part in (KafkaSettings, MediaSettings, Settings) for name, kind in part.__annotations__.items()
 }
 #: Settings that are paths.
 _PATHS = tuple(name for name, kind in _ANNOTATIONS.items() if kind.split(" ")[0] in ("AbsolutePath", "Store"))

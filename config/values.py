@@ -100,6 +100,12 @@ def _json_object(value: object) -> object:
     return parsed
 
 
+def _json_list(value: object) -> object:
+    if not isinstance(parsed := _json(value), list | tuple):
+        raise ValueError('is not a JSON list; write ["one", "other"]')
+    return tuple(parsed)
+
+
 def _places(value: object) -> object:
     parsed = _json(value)
     if isinstance(parsed, list) and all(isinstance(place, str) for place in parsed):
@@ -168,6 +174,7 @@ Bytes = Annotated[int, BeforeValidator(_custom(size), json_schema_input_type=str
 AbsolutePath = Annotated[Path, BeforeValidator(_custom(_path))]
 Store = Annotated[Literal["s3"] | Path, BeforeValidator(_custom(_store))]
 Json = BeforeValidator(_custom(_json_object), json_schema_input_type=str)
+JsonList = BeforeValidator(_custom(_json_list), json_schema_input_type=str)
 DatabaseUrl = Annotated[str, BeforeValidator(_custom(_database_url))]
 HttpUrl = Annotated[str, AfterValidator(_custom(_http_url))]
 Bind = Annotated[str, AfterValidator(_custom(_bind))]

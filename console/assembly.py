@@ -11,7 +11,7 @@ from config.catalogue import Catalogue, Role
 from config.settings import Settings
 from console.compose import Deployment
 from console.failures import refused
-from handlers.protocol import CheckpointSpec
+from handlers.protocol import CheckpointSpec, GenerationDefaults
 from storage.objects.cache import ContentCache
 from storage.objects.reader import ObjectReader
 from worker.health import Health
@@ -68,6 +68,9 @@ def checkpoint_specs(catalogue: Catalogue, settings: Settings, device: str) -> l
                 path=str(folder),
                 dtype=entry.dtype_on(device),
                 digest=catalogue.digest(entry, folder),
+                alignment_heads=entry.alignment_heads,
+                generation=None if entry.generation is None else GenerationDefaults(**entry.generation.model_dump()),
+                safety_checker=settings.safety_checker,
             )
         )
     return specs

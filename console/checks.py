@@ -133,13 +133,15 @@ def _sandbox(deployment: Deployment) -> Check:
 
 
 def _ffmpeg(_: Deployment) -> Check:
-    fix = ("apt-get install ffmpeg (sound and video need it, pictures do not)",)
+    from handlers.errors import Retry
+    from handlers.media import ffmpeg
+
     try:
-        asked = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, check=True, timeout=20)
-    except (OSError, subprocess.SubprocessError) as error:
-        return Check("ffmpeg", Status.WARN, f"does not run: {error}", fix)
-    words = asked.stdout.split()
-    return Check("ffmpeg", Status.OK, words[2] if words[1:2] == ["version"] else asked.stdout.partition("\n")[0])
+        build = ffmpeg.build()
+    except Retry as error:
+        return Check("ffmpeg", Status.WARN, error.message, ("pictures need none",))
+    known = tuple(ffmpeg.warnings())
+    return Check("ffmpeg", Status.WARN if known else Status.OK, build.text, known)
 
 
 def _disk(deployment: Deployment) -> Check:

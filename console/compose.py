@@ -176,7 +176,7 @@ class Deployment:
         """The checkpoints that the deployment knows."""
         from config.catalogue import Catalogue
 
-        return Catalogue.load(self.settings.catalogue)
+        return Catalogue.load(self.settings.catalogue).of_roles(self.settings.model_roles)
 
     @cached_property
     def message_rules(self) -> Rules:

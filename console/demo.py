@@ -71,6 +71,11 @@ class Demo:
         return Path(self.settings.store) / "media" / "pictures"
 
     @property
+    def made(self) -> Path:
+        """Another folder in it: sound and films."""
+        return Path(self.settings.store) / "media" / "made"
+
+    @property
     def query(self) -> Path:
         """A picture that is not in the object store, to search by."""
         return self.home / "another-red-circle.png"
@@ -172,11 +177,12 @@ def _lines(total: int) -> Callable[[str], None]:
 async def play(demo: Demo, count: int) -> None:
     """All of it. Raises CommandFailed, alone or in a group."""
     began = time.monotonic()
-    output.line(f"mediamill demo: {count} pictures are captioned, embedded and found again", style="bold")
+    output.line(f"mediamill demo: {count} pictures captioned and found again, speech, pictures, a film", style="bold")
     output.line(f"  everything is kept in {_shown(demo.home)}, and nothing anywhere else")
     async with _postgres(demo) as database:
         await _checkpoints(demo)
         pictures = await _drawn(demo, count)
+        await _filmed(demo)
         async with _worker(demo) as worker:
             async with _watched(worker):
                 ended = await _in_time(worker, _jobs, demo, database, pictures)
@@ -225,6 +231,16 @@ async def _drawn(demo: Demo, count: int) -> list[str]:
     return names
 
 
+async def _filmed(demo: Demo) -> None:
+    """Speech, music and two small films."""
+    with _step("media") as said:
+        command = [str(demo.settings.executor_python), "-m", "console.demo_media", str(demo.made)]
+        done = await anyio.run_process(command, check=False, cwd=ROOT, start_new_session=True)
+        if done.returncode != 0:
+            raise unreachable("sound and films could not be made:", *done.stderr.decode(errors="replace").splitlines())
+        said.text = "; ".join(line.replace(": there already", "") for line in done.stdout.decode().splitlines())
+
+
 @asynccontextmanager
 async def _worker(demo: Demo) -> AsyncIterator[Worker]:
     with socket.socket() as probe:
@@ -271,7 +287,7 @@ async def _jobs(demo: Demo, database: Database, pictures: Sequence[str]) -> list
     ended = await anyio.to_thread.run_sync(demo_jobs.records, database, ids)
     output.heading(f"jobs, submitted by `mediamill submit --from {_shown(demo.jobs)}`")
     columns = (
-        Column("job"), Column("type"), Column("picture"), Column("state"), Column("seconds", right=True),
+        Column("job"), Column("type"), Column("of"), Column("state"), Column("seconds", right=True),
         Column("what came out", shrinks=True),
     )  # fmt: skip
     output.table(columns, [_cut(job.row) for job in ended])

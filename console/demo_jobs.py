@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,74 @@ from storage.jobs import JobRecord
 
 
 def messages(pictures: Sequence[str], run: str) -> list[dict[str, Any]]:
-    """A caption of each picture, three of the first two, and an embedding job of both."""
+    """Of every type: captions of all pictures, two embedded, two made, a recording written down, a film edited."""
     uris = [f"s3://media/pictures/{name}.png" for name in pictures]
-    caption = {"type": "image.caption", "labels": {"demo": run}}
-    return [
-        *({**caption, "inputs": {"image": uri}} for uri in uris),
-        *({**caption, "inputs": {"image": uri}, "params": {"count": 3, "seed": 7}} for uri in uris[:2]),
-        {"type": "image.embed", "inputs": {"images": uris[:2]}, "labels": {"demo": run}},
+    jobs: list[dict[str, Any]] = [
+        *({"type": "image.caption", "inputs": {"image": uri}} for uri in uris),
+        *({"type": "image.caption", "inputs": {"image": uri}, "params": {"count": 3, "seed": 7}} for uri in uris[:2]),
+        {"type": "image.embed", "inputs": {"images": uris[:2]}},
+        {"type": "audio.transcribe", "inputs": {"audio": f"{_MADE}/speech.wav"}, "params": {"words": True}},
+        {"type": "image.generate", "params": {"prompt": "a red circle", "count": 2, "seed": 7, "steps": 20}},
+        {"type": "video.edit", "inputs": {"assets": _ASSETS | {"house": uris[0]}}, "params": FILM},
     ]
+    return [job | {"labels": {"demo": run}} for job in jobs]
+
+
+_MADE = "s3://media/made"
+_ASSETS = {name: f"{_MADE}/{name}.{kind}" for name, kind in (("ball", "mp4"), ("boat", "mp4"), ("music", "wav"))}
+#: Two films and a picture that moves, a title over them, and music that gives way to the films' own sound.
+FILM: dict[str, Any] = {
+    "version": 1,
+    "output": {"width": 640, "height": 360, "fps": 24, "poster": 1, "loudness": {}},
+    "timeline": {
+        "tracks": [
+            {
+                "kind": "video",
+                "items": [
+                    {"type": "video", "asset": "ball", "fit": "cover"},
+                    {
+                        "type": "video",
+                        "asset": "boat",
+                        "fit": "blur",
+                        "transition": {"type": "fade", "duration": 0.5},
+                    },
+                    {
+                        "type": "image",
+                        "asset": "house",
+                        "duration": 2,
+                        "fit": "cover",
+                        "transition": {"type": "wipeleft", "duration": 0.5},
+                        "ken_burns": {
+                            "from": {"x": 0, "y": 0, "width": 1, "height": 1},
+                            "to": {"x": 0.25, "y": 0.25, "width": 0.5, "height": 0.5},
+                        },
+                    },
+                ],
+            },
+            {
+                "kind": "video",
+                "items": [
+                    {
+                        "type": "text",
+                        "text": "mediamill · 媒体",
+                        "at": 0.5,
+                        "duration": 2,
+                        "valign": "bottom",
+                        "box_color": "#00000080",
+                        "fade_in": 0.25,
+                        "fade_out": 0.25,
+                    }
+                ],
+            },
+            {
+                "kind": "audio",
+                "role": "music",
+                "duck": {"by": ["main"], "db": -6},
+                "items": [{"type": "audio", "asset": "music", "duration": 6, "volume": 0.8, "fade_out": 1}],
+            },
+        ]
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +107,39 @@ class Ended:
     def row(self) -> Sequence[object]:
         """Of the table."""
         job = self.record.job
-        pictures = job["message"]["inputs"].values()
-        uris = [uri for each in pictures for uri in (each if isinstance(each, list) else [each])]
         seconds = output.seconds_between(job["claimed_at"], job["finished_at"])
-        named = ", ".join(Path(uri).stem for uri in uris)
+        named = ", ".join(Path(uri).stem for uri in _uris((job["message"].get("inputs") or {}).values()))
         return str(job["id"])[-8:], job["type"], named, job["state"], seconds, self._what_came_out()
 
     def _what_came_out(self) -> str:
         if not self.succeeded:
             error = self.record.job["error"] or {}
             return f"{error.get('type', '')}: {error.get('message', '')}"
-        if self.record.job["type"] == "image.embed":
-            new = len(self.record.embeddings)
-            known = self.record.job["result"]["images"] - new
-            return f"{new} embeddings" + (f", {known} pictures had theirs" if known else "")
+        result = self.record.job["result"]
+        match self.record.job["type"]:
+            case "image.embed":
+                new = len(self.record.embeddings)
+                known = result["images"] - new
+                return f"{new} embeddings" + (f", {known} pictures had theirs" if known else "")
+            case "audio.transcribe":
+                said = f"{result['language']}: {result['text'].strip()}" if result["text"] else "nobody speaks"
+                return f"{result['speech_s']:.1f} of {result['duration_s']:.1f} s are speech; {said}"
+            case "image.generate":
+                sizes = {f"{picture['width']} x {picture['height']}" for picture in result["pictures"]}
+                return f"{len(result['pictures'])} pictures of {', '.join(sorted(sizes))} in {result['steps']} steps"
+            case "video.edit":
+                size = f"{result['width']} x {result['height']}"
+                return f"{result['frames']} frames, {result['duration_s']:.2f} s, {size}"
         best, *others = self.captions
         return f"{1 + len(others)} captions, the best: {best}" if others else best
+
+
+def _uris(inputs: Iterable[Any]) -> Iterator[str]:
+    for each in inputs:
+        if isinstance(each, str):
+            yield each
+        else:
+            yield from each.values() if isinstance(each, dict) else each
 
 
 # Words that full text search leaves out, among those that the tiny checkpoint knows.

@@ -49,8 +49,16 @@ class Sheet:
 
     def save(self, path: Path) -> None:
         whole = path.with_name(f".{path.name}.{os.getpid()}")
-        self._image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS).save(whole, "png")
+        self._small().save(whole, "png")
         whole.replace(path)
+
+    def pixels(self) -> bytes:
+        """Red, green and blue of each pixel, line by line."""
+        pixels: bytes = self._small().tobytes()
+        return pixels
+
+    def _small(self) -> Image.Image:
+        return self._image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
 
 
 def circle(sheet: Sheet) -> None:

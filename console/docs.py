@@ -269,7 +269,7 @@ def _toml(name: str, default: object) -> str:
     if isinstance(default, dict):
         return "{ " + ", ".join(f"{key} = {value}" for key, value in default.items()) + " }" if default else "{}"
     shown = show(name, default)
-    return shown if isinstance(default, bool) or shown.isdigit() else f'"{shown}"'
+    return shown if isinstance(default, bool | tuple) or shown.isdigit() else f'"{shown}"'
 
 
 def _handler_section(handler: AnyHandler) -> str:
@@ -319,30 +319,62 @@ def _input(declared: Inputs) -> str:
 
 
 def _table(schema: Mapping[str, Any], *, defaults: bool = True) -> str:
-    rows = list(_rows(schema, schema, "", defaults=defaults))
-    if not rows:
-        return "None.\n"
-    head = "| key | type | default | limits | meaning |" if defaults else "| key | type | limits | meaning |"
-    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rows]) + "\n"
+    """A table of the schema's keys, and one for each of the shapes that a value in it may have."""
+    tables = []
+    shapes: list[tuple[str, Mapping[str, Any]]] = [("", schema)]
+    for place, one in shapes:  # grows while it is gone through
+        rows = list(_rows(one, schema, "", shapes, defaults=defaults))
+        head = "| key | type | default | limits | meaning |" if defaults else "| key | type | limits | meaning |"
+        table = "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rows]) if rows else "None."
+        title = [f"#### {_shape(one)} in `{place}`", ""] if place else []
+        tables.append("\n".join([*title, table]) + "\n")
+    return "\n".join(tables)
 
 
-def _rows(schema: Mapping[str, Any], root: Mapping[str, Any], base: str, *, defaults: bool) -> Iterator[str]:
+def _shape(one: Mapping[str, Any]) -> str:
+    """What tells a shape from the others: the keys whose value is given."""
+    given = {key: value["const"] for key, value in one.get("properties", {}).items() if "const" in value}
+    return ", ".join(f"`{key}: {json.dumps(value)}`" for key, value in given.items())
+
+
+def _kinds(one: Mapping[str, Any], root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The forms of a value, null apart; what has a name for all its forms is one."""
+    if "x-kind" in one:
+        return [one]
+    branches = [_resolved(branch, root) for branch in one.get("anyOf", [one])]
+    return [kind for branch in branches if branch.get("type") != "null" for kind in _flat(branch, root)]
+
+
+def _flat(branch: Mapping[str, Any], root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return _kinds(branch, root) if "anyOf" in branch else [branch]
+
+
+def _rows(
+    schema: Mapping[str, Any],
+    root: Mapping[str, Any],
+    base: str,
+    shapes: list[tuple[str, Mapping[str, Any]]],
+    *,
+    defaults: bool,
+) -> Iterator[str]:
+    """A line for each key; what has several shapes is put to the end of `shapes`, for tables of their own."""
     required = schema.get("required", ())
     for name, one in schema.get("properties", {}).items():
-        branches = [_resolved(branch, root) for branch in one.get("anyOf", [one])]
-        kinds = [branch for branch in branches if branch.get("type") != "null"]
+        kinds = _kinds(one, root)
         default = "required" if name in required else _default(one)
         limits = "; ".join(filter(None, map(_limits, kinds)))
-        cells = [f"`{base}{name}`", " or ".join(_kind(kind, root) for kind in kinds)]
+        cells = [f"`{base}{name}`", " or ".join(dict.fromkeys(_kind(kind, root) for kind in kinds))]
         cells += [default] if defaults else []
         cells += [limits, one.get("description", kinds[0].get("description", "") if kinds else "")]
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
         for kind in kinds:
             items = _resolved(kind.get("items", {}), root)
             if "properties" in kind:
-                yield from _rows(kind, root, f"{base}{name}.", defaults=defaults)
+                yield from _rows(kind, root, f"{base}{name}.", shapes, defaults=defaults)
             elif "properties" in items:
-                yield from _rows(items, root, f"{base}{name}[].", defaults=defaults)
+                yield from _rows(items, root, f"{base}{name}[].", shapes, defaults=defaults)
+            elif "oneOf" in items:
+                shapes += [(f"{base}{name}[]", _resolved(branch, root)) for branch in items["oneOf"]]
 
 
 def _resolved(one: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -358,9 +390,13 @@ def _default(one: Mapping[str, Any]) -> str:
 
 
 def _kind(one: Mapping[str, Any], root: Mapping[str, Any]) -> str:
+    if "x-kind" in one:
+        return str(one["x-kind"])
     if "enum" in one or "const" in one:
         return " or ".join(f"`{json.dumps(value)}`" for value in one.get("enum", [one.get("const")]))
     kind = str(one.get("type", "value"))
+    if "oneOf" in one:
+        return "one of the shapes below"
     if kind == "array":
         items = one.get("prefixItems") or [one.get("items", {})]
         return "list of " + ", ".join(_kind(_resolved(item, root), root) for item in items)

@@ -254,7 +254,8 @@ def set_up(root: Path, stage: str) -> None:
     with only_one(root) as lock:
         setup = Setup(root, python, lock)
         test = stage in ("test", "bench")
-        setup.system([host.FFMPEG, host.FONTS, host.BUBBLEWRAP], required=False)
+        wanted = [host.FFMPEG, host.FONTS, host.CJK_FONT, host.BUBBLEWRAP, host.ESPEAK]
+        setup.system(wanted, required=False)
         if test:
             setup.system([host.JAVA], required=True)
         setup.installer()

@@ -108,16 +108,9 @@ def has_java() -> bool:
     return path is not None and (java_major(path) or 0) >= 17
 
 
-def _has_font() -> bool:
-    return any(
-        Path(root, "DejaVuSans.ttf").exists()
-        for root in (
-            "/usr/share/fonts/truetype/dejavu",
-            "/usr/share/fonts/TTF",
-            "/usr/share/fonts/dejavu",
-            "/usr/share/fonts/dejavu-sans-fonts",
-        )
-    )
+def has_font(names: Sequence[str], folders: Sequence[str] = ("/usr/share/fonts", "/usr/local/share/fonts")) -> bool:
+    """Whether a file of one of these names lies anywhere in the folders of fonts."""
+    return any(not set(names).isdisjoint(files) for folder in folders for _, _, files in os.walk(folder))
 
 
 @dataclass(frozen=True)
@@ -129,8 +122,15 @@ class SystemPackage:
     present: Callable[[], bool]
 
 
+#: Files of fonts with Chinese, Japanese and Korean characters, any of which will do.
+CJK_FILES = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "wqy-microhei.ttc")
+
 FFMPEG = SystemPackage(("ffmpeg",), "video and sound", lambda: shutil.which("ffmpeg") is not None)
-FONTS = SystemPackage(("fonts-dejavu-core",), "drawn text", _has_font)
+FONTS = SystemPackage(("fonts-dejavu-core",), "drawn text", lambda: has_font(["DejaVuSans.ttf"]))
+CJK_FONT = SystemPackage(
+    ("fonts-wqy-microhei",), "drawn text in Chinese, Japanese and Korean", lambda: has_font(CJK_FILES)
+)
+ESPEAK = SystemPackage(("espeak-ng",), "the demo's spoken sentences", lambda: shutil.which("espeak-ng") is not None)
 BUBBLEWRAP = SystemPackage(("bubblewrap",), "the executor's sandbox", lambda: shutil.which("bwrap") is not None)
 JAVA = SystemPackage(
     ("openjdk-21-jre-headless", "openjdk-17-jre-headless", "default-jre-headless"),

@@ -10,7 +10,8 @@ from __future__ import annotations
 import builtins
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -19,6 +20,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from handlers.errors import Problem
 from handlers.protocol import Limits
 
 
@@ -112,11 +114,41 @@ class Job(Generic[P]):
 InferFunction = Callable[[Any, Sequence[Any]], Sequence[Any]]
 
 
+class Steps(Protocol):
+    """Put into a sample, it lets a long call on the device say how far it is, and learn that nobody waits for it.
+
+    Both may be used in any thread.
+    """
+
+    @property
+    def ended(self) -> bool:
+        """Whether the sample's job was cancelled or is out of time: a batch whose samples have all ended may stop."""
+
+    def done(self, fraction: float, note: str = "") -> None:
+        """Says how far the job is, 0 to 1."""
+
+
 class Context(Protocol):
     """What a running handler may ask of the runtime. Every `await` here is a place where a cancel takes effect."""
 
     limits: Limits
     """What a decoder may take for this job's inputs."""
+    fonts: Mapping[str, Path]
+    """The deployment's fonts: files by id."""
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for temporary files of this attempt, which ends with it. Outputs go where `output` says."""
+
+    def program(self, *, light: bool = False) -> AbstractAsyncContextManager[None]:
+        """Waits for one of the places for outside programs (ffmpeg), and holds it while one runs.
+
+        `light`: it mostly waits for whoever reads what it writes, or is over in no time; there are more places for
+        such programs, so that a long render keeps no decoder from its reader.
+        """
+
+    def steps(self) -> Steps:
+        """What a sample carries whose `infer` takes long."""
 
     async def cpu(self, function: Callable[..., T], *args: Any) -> T:
         """Runs `function(*args)` in the bounded thread pool for decoding and encoding."""
@@ -192,6 +224,13 @@ class Handler(ABC, Generic[P, R]):
     def samples(self, params: P) -> bool:
         """Whether the result depends on the seed; then a job without one of its own is like no other."""
         return False
+
+    def problems(self, params: P, names: Mapping[str, Collection[str]]) -> Iterable[Problem]:
+        """What is wrong with a message where only params and inputs together show it; asked at the door.
+
+        `names`: of each `Named` input the names that it has. Reads no file, and takes no longer than the params' size.
+        """
+        return ()
 
     @abstractmethod
     async def run(self, job: Job[P], ctx: Context) -> R:

@@ -6,7 +6,26 @@ Anything else that leaves a handler is a `HandlerBug`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with what a job asks for."""
+
+    pointer: str
+    """Where it stands in the message, as a JSON pointer (RFC 6901): `/params/timeline/tracks/0/items/1/asset`."""
+    code: str
+    """What kind of problem it is: a stable name for programs, in lower case, as `asset_missing`."""
+    message: str
+    """What is wrong: the sentence goes on from the pointer, as in `is not among inputs/assets`."""
+    fix: str
+    """What would be right."""
+
+    def __str__(self) -> str:
+        return f"{self.pointer}: {'; '.join(filter(None, (self.message, self.fix)))} [{self.code}]"
 
 
 class ErrorType(StrEnum):
@@ -40,6 +59,11 @@ class InvalidInput(JobError):
 
     type = ErrorType.INVALID_INPUT
     permanent = True
+
+    def __init__(self, message: str = "", *, problems: Sequence[Problem] = ()) -> None:
+        """With `problems`, everything that was found at once; they are the message where there is no other."""
+        super().__init__(message or "\n".join(map(str, problems)))
+        self.problems = tuple(problems)
 
 
 class Retry(JobError):

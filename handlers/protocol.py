@@ -36,25 +36,50 @@ class Line(BaseModel):
 # --- courier -> executor ---------------------------------------------------------------------------------------------
 
 
+class GenerationDefaults(Line):
+    """What a checkpoint that makes pictures does best where a job says nothing: few-step checkpoints differ much."""
+
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    scheduler: str | None = None
+    """None: the one that the checkpoint brings."""
+
+
+SafetyChecker = Literal["auto", "required", "off"]
+
+
 class CheckpointSpec(Line):
     """One checkpoint of the catalogue, as the executor needs it to load it."""
 
     name: str
     family: str
-    """Which loader: `blip_caption`, `clip`."""
+    """Which loader: a name of `handlers.models.FAMILIES`."""
     path: str
     """A folder that `from_pretrained` reads."""
     dtype: str
     digest: str
     """sha256 over the files' digests: names the weights."""
+    alignment_heads: tuple[tuple[int, int], ...] | None = None
+    """Of a `whisper`: (layer, head) of the decoder's heads that follow the sound; None: as the files say."""
+    generation: GenerationDefaults | None = None
+    """Of one that makes pictures; None: as the files say."""
+    safety_checker: SafetyChecker = "auto"
+    """Of one that makes pictures: whether its safety checker is used where it has one, must be there, or is off."""
 
 
 class Limits(Line):
-    """What a decoder may take (per image)."""
+    """What a decoder may take: of a picture bytes, pixels and frames, of sound and film seconds and streams.
+
+    Pixels hold for a frame of a film as well.
+    """
 
     max_bytes: int
     max_pixels: int
     max_frames: int
+    max_seconds: float = 12 * 3600.0
+    max_streams: int = 32
 
 
 class Hello(Line):
@@ -65,11 +90,15 @@ class Hello(Line):
     device: str
     """`cpu`, `cuda:0`."""
     cpu_threads: int
+    programs: int = 1
+    """How many outside programs (ffmpeg) may run at a time."""
     max_batch: int
     checkpoints: tuple[CheckpointSpec, ...]
     roles: dict[str, str]
     """Role -> name of the checkpoint that is its default: `{"caption": ..., "embed": ...}`."""
     preload: tuple[str, ...] = ()
+    fonts: dict[str, str] = {}
+    """Font files by id."""
     limits: Limits
     test_types: bool = False
     """Whether `test.*` types are registered."""
@@ -197,11 +226,22 @@ class Timings(Line):
     finish: float = 0
 
 
+class Flaw(Line):
+    """One thing that is wrong with what the job asks for (`handlers.errors.Problem`)."""
+
+    pointer: str
+    code: str
+    message: str
+    fix: str
+
+
 class Failure(Line):
     """Why a job did not succeed."""
 
     type: str
     message: str
+    problems: Annotated[tuple[Flaw, ...], Field(max_length=1000)] = ()
+    """Of an `InvalidInput`: everything that was found, where it was found."""
     traceback: str = ""
     retry_after_s: float | None = None
     waiting: bool = False

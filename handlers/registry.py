@@ -13,9 +13,12 @@ AnyHandler = Handler[Any, Any]
 
 ENTRY_POINT_GROUP = "mediamill.handlers"
 _BUILT_IN = (
+    "handlers.audio.transcribe:Transcribe",
     "handlers.image.caption:Caption",
     "handlers.image.embed:EmbedImage",
+    "handlers.image.generate:Generate",
     "handlers.text.embed:EmbedText",
+    "handlers.video.edit:Edit",
 )
 _FOR_TESTS = ("handlers.test.fault:Fault", "handlers.test.noop:Noop")
 

@@ -25,6 +25,7 @@ _WANTED = {
     "none_required": "null",
     "finite_number": "a finite number",
 }
+_CODES = {code.value: code for code in Code}
 _RANGES = {
     "greater_than": ("gt", "write a number greater than {}"),
     "greater_than_equal": ("ge", "write a number of at least {}"),
@@ -52,7 +53,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], base: Path, valu
             continue  # a union reports every branch; the first sentence about a place is enough
         if details["type"] == "extra_forbidden":
             schema = schema or model.model_json_schema()
-            fix = nearest(path[-1], _keys(schema, schema, path[:-1]))
+            fix = nearest(path[-1], _keys(schema, schema, path[:-1], value))
             found[where] = Problem(where, Code.UNKNOWN_KEY, f"is not {what}", fix)
         else:
             found[where] = _problem(details, where)
@@ -78,11 +79,17 @@ def _problem(details: ErrorDetails, where: str) -> Problem:
     if kind == "string_pattern_mismatch":
         return Problem(where, Code.BAD_VALUE, f"is {value}", f"write what fits {context.get('pattern')}")
     if "fix" in context:  # one of our own, see `wrong`
-        return Problem(where, Code(context.get("code", Code.BAD_VALUE)), context["what"].format(value), context["fix"])
+        return Problem(where, _code(context), context["what"].replace("{}", value), context["fix"])
     if kind == "value_error":
         return Problem(where, Code.BAD_VALUE, str(context.get("error", details["msg"])), "")
     message = details["msg"].removeprefix("Input ")
     return Problem(where, Code.BAD_VALUE, f"is {value}", message[:1].lower() + message[1:])
+
+
+def _code(context: Mapping[str, Any]) -> str:
+    """The contract's code, or one of a job type's own."""
+    said = str(context.get("code", Code.BAD_VALUE))
+    return _CODES.get(said, said)
 
 
 def _length(value: Any) -> str:
@@ -107,23 +114,39 @@ def _path(details: ErrorDetails, value: Any) -> Path:
     return tuple(path)
 
 
-def _keys(schema: Mapping[str, Any], root: Mapping[str, Any], path: Path) -> set[str]:
-    """The keys that a JSON Schema knows at a place."""
+def _keys(schema: Mapping[str, Any], root: Mapping[str, Any], path: Path, value: Any) -> set[str]:
+    """The keys that a JSON Schema knows at a place of a value."""
     if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return _keys(root["$defs"][name], root, path)
+        return _keys(_resolved(schema, root), root, path, value)
     found: set[str] = set()
     for branch in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
-        found |= _keys(branch, root, path)
+        if not _is_of_another_kind(_resolved(branch, root), value):
+            found |= _keys(branch, root, path, value)
     properties = schema.get("properties", {})
     if not path:
         return found | set(properties)
     step, rest = path[0], path[1:]
+    container: Any = value if isinstance(value, dict | list) else None
+    inner = None if container is None else container[step]
     for child in (properties.get(step), schema.get("items") if isinstance(step, int) else None):
         if isinstance(child, Mapping):
-            found |= _keys(child, root, rest)
+            found |= _keys(child, root, rest, inner)
     additional = schema.get("additionalProperties")
-    return found | _keys(additional, root, rest) if isinstance(additional, Mapping) else found
+    return found | _keys(additional, root, rest, inner) if isinstance(additional, Mapping) else found
+
+
+def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "$ref" not in schema:
+        return schema
+    found: Mapping[str, Any] = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    return found
+
+
+def _is_of_another_kind(schema: Mapping[str, Any], value: Any) -> bool:
+    """Whether an object says by one of its keys (`type: video`) that another branch of a union is meant."""
+    return isinstance(value, Mapping) and any(
+        "const" in one and value.get(name) != one["const"] for name, one in schema.get("properties", {}).items()
+    )
 
 
 def wrong(code: Code, what: str, fix: str) -> PydanticCustomError:

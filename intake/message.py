@@ -202,6 +202,9 @@ class _Check:
             if isinstance(given, dict):
                 inputs.check(handler.type, handler.inputs, given)
             params = self._params(handler)
+            if params is not None and isinstance(given, dict) and not inputs.problems:
+                names = {role: given[role].keys() for role in handler.inputs if isinstance(given.get(role), dict)}
+                self.problems += map(Problem.of, handler.problems(params, names))
         if handler is not None and "inputs" not in self._message and inputs.problems:
             what = f"is missing: {handler.type} needs inputs"
             inputs.problems = [Problem("/inputs", Code.MISSING, what, f"write {shapes(handler.inputs)}")]

@@ -13,9 +13,13 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+import handlers.errors
+
 #: More than these are not reported: a message of a million wrong values would otherwise become a report longer than it.
 MOST_PROBLEMS = 50
 _MOST_SHOWN = 60
+#: Characters of what a handler says of a message.
+_MOST_OF_POINTER, _MOST_OF_SENTENCE = 500, 1000
 
 Path = tuple[str | int, ...]
 
@@ -62,22 +66,27 @@ class Problem:
     """One thing that is wrong; `pointer` is a JSON pointer (RFC 6901), empty for the message as a whole."""
 
     pointer: str
-    code: Code
+    code: str
+    """A `Code`, or a job type's own."""
     message: str
     """What was wrong, with the value, shortened."""
     fix: str
     """What would be right."""
 
+    @classmethod
+    def of(cls, problem: handlers.errors.Problem) -> Problem:
+        """What a job type's handler has found."""
+        where = safe(problem.pointer, _MOST_OF_POINTER)
+        return cls(where, problem.code, safe(problem.message, _MOST_OF_SENTENCE), safe(problem.fix, _MOST_OF_SENTENCE))
+
     def as_json(self) -> dict[str, str]:
         """As it stands in `rejected_messages.error` and in answers over HTTP."""
-        return asdict(self) | {"code": self.code.value}
+        return asdict(self) | {"code": str(self.code)}
 
     @classmethod
     def from_json(cls, said: Mapping[str, str]) -> Problem:
-        """What `as_json` has written; a code that only another build knows counts as a bad value."""
-        known = {code.value for code in Code}
-        code = Code(said["code"]) if said["code"] in known else Code.BAD_VALUE
-        return cls(said["pointer"], code, said["message"], said["fix"])
+        """What `as_json` has written, perhaps by another build."""
+        return cls(said["pointer"], said["code"], said["message"], said["fix"])
 
 
 class Refused(Exception):

@@ -86,7 +86,7 @@ def fingerprint_of(problems: Sequence[Problem]) -> str:
     No value is in it. Numbers in places (of an item in a list, in a key that a program counts up) do not tell messages
     apart, nor does how often a problem occurs.
     """
-    kinds = sorted({f"{problem.code.value} {re.sub(r'[0-9]+', '*', problem.pointer)}" for problem in problems})
+    kinds = sorted({f"{problem.code} {re.sub(r'[0-9]+', '*', problem.pointer)}" for problem in problems})
     return hashlib.sha256("\n".join(kinds).encode()).hexdigest()[:16]
 
 

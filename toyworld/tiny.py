@@ -2,8 +2,8 @@
 
     python -m toyworld.tiny --out FOLDER
 
-makes `FOLDER/tiny-clip` and `FOLDER/tiny-blip-caption`, each as `save_pretrained` writes it. They know nothing: two
-pictures get two vectors and two captions, but no meaning. The same script gives the same bytes.
+makes a folder in FOLDER for each of `MAKERS`, as `save_pretrained` writes it. They know nothing: two pictures get two
+vectors and two captions, but no meaning. The same script gives the same bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from toyworld.byte_vocabulary import byte_vocabulary
+from toyworld.tiny_diffusion import make_stable_diffusion, make_stable_diffusion_xl
+from toyworld.tiny_whisper import make_whisper
 
 #: Chosen among the first eighty: with it no caption of a plain picture is empty, and hardly two are alike.
 SEED = 16
@@ -65,8 +69,8 @@ def make(out: Path) -> list[Path]:
                 maker(temporary)
                 # save_pretrained and mkdtemp leave what their maker alone can read; workers may be another user.
                 temporary.chmod(0o755)
-                for file in temporary.iterdir():
-                    file.chmod(0o644)
+                for path in temporary.rglob("*"):
+                    path.chmod(0o755 if path.is_dir() else 0o644)
                 temporary.rename(out / name)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -80,7 +84,7 @@ def make_clip(folder: Path) -> None:
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    vocabulary = _byte_vocabulary()
+    vocabulary = byte_vocabulary()
     end = vocabulary["<|endoftext|>"]
     tower = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = CLIPConfig(
@@ -143,16 +147,13 @@ def make_blip_caption(folder: Path) -> None:
     _write_card(folder, "tiny-blip-caption", "BlipForConditionalGeneration")
 
 
-MAKERS = {"tiny-clip": make_clip, "tiny-blip-caption": make_blip_caption}
-
-
-def _byte_vocabulary() -> dict[str, int]:
-    """Byte-level BPE without merges: each byte alone and at the end of a word, then start and end of text."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    letters = sorted(bytes_to_unicode().values())
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return {token: i for i, token in enumerate(tokens)}
+MAKERS = {
+    "tiny-clip": make_clip,
+    "tiny-blip-caption": make_blip_caption,
+    "tiny-whisper": make_whisper,
+    "tiny-stable-diffusion": make_stable_diffusion,
+    "tiny-stable-diffusion-xl": make_stable_diffusion_xl,
+}
 
 
 def _spread(model: Any) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from handlers.protocol import Hello, Limits
+from handlers.protocol import Hello
+from handlers.video.text.fonts import found
 from worker.executor import ExecutorSettings, Timeouts
+from worker.media_limits import MediaLimits
 from worker.parts import Parts
 from worker.sandbox import Rlimits, View
 
@@ -20,13 +22,13 @@ def executor_settings(parts: Parts, scratch: Path) -> ExecutorSettings:
     hello = Hello(
         device=device,
         cpu_threads=settings.cpu_threads,
+        programs=settings.programs,
         max_batch=settings.max_batch,
         checkpoints=tuple(parts.checkpoints.values()),
         roles=dict(parts.roles),
-        preload=tuple(dict.fromkeys(parts.roles.values())) if settings.preload else (),
-        limits=Limits(
-            max_bytes=settings.image_bytes, max_pixels=settings.image_pixels, max_frames=settings.image_frames
-        ),
+        preload=tuple(dict.fromkeys(name for role, name in parts.roles.items() if role in settings.preload)),
+        fonts={name: str(path) for name, path in (found() | settings.fonts).items()},
+        limits=MediaLimits.of(settings).general,
         test_types=settings.test_types,
     )
     view = View(
@@ -34,7 +36,11 @@ def executor_settings(parts: Parts, scratch: Path) -> ExecutorSettings:
         scratch=scratch,
         private=settings.home / "executor",
         # A checkpoint may lie outside of the models folder, where the catalogue says so.
-        read_only=(settings.cache, *(Path(spec.path) for spec in parts.checkpoints.values())),
+        read_only=(
+            settings.cache,
+            *(Path(spec.path) for spec in parts.checkpoints.values()),
+            *(font.parent for font in settings.fonts.values()),
+        ),
         gpu=device != "cpu",
     )
     command = parts.sandbox.command(view, rlimits=Rlimits(data_bytes=settings.executor_memory), environ=parts.environ)

@@ -18,6 +18,8 @@ from worker.executor import ExecutorInterrupted, ExecutorLost
 
 #: Characters of an error's texts that are kept, and seconds that a handler may ask to be left alone for.
 MOST_WORDS = 20_000
+#: Of an `InvalidInput` that names everything it found.
+MOST_PROBLEMS = 100
 LONGEST_DELAY_S = 7 * 86400.0
 
 
@@ -61,7 +63,9 @@ def _judge_failure(job: ClaimedJob, outcome: Outcome, retry_s: float) -> Settlem
     assert failure is not None
     type_, message, traceback = (words[:MOST_WORDS] for words in (failure.type, failure.message, failure.traceback))
     fingerprint = _fingerprint(type_, traceback or message)
-    error = {"type": type_, "message": message, "traceback": traceback, "fingerprint": fingerprint}
+    error = clean({"type": type_, "message": message, "traceback": traceback, "fingerprint": fingerprint})
+    if failure.problems:
+        error["problems"] = [clean(problem.model_dump()) for problem in failure.problems[:MOST_PROBLEMS]]
     ending, delay = Ending.FAILED, retry_s
     if failure.type in (ErrorType.INVALID_INPUT,):
         ending = Ending.REFUSED
@@ -74,7 +78,7 @@ def _judge_failure(job: ClaimedJob, outcome: Outcome, retry_s: float) -> Settlem
     elif failure.retry_after_s is not None:
         # Infinity is a number of Python's JSON, and a time that far away is none of Postgres's.
         delay = min(max(0.0, failure.retry_after_s), LONGEST_DELAY_S)
-    return Settlement.of(job.fence, ending, error=clean(error), delay_s=delay)
+    return Settlement.of(job.fence, ending, error=error, delay_s=delay)
 
 
 def _ended(job: ClaimedJob, ending: Ending, type_: ErrorType, message: str, *, delay_s: float = 0) -> Settlement:

@@ -38,9 +38,9 @@ from worker.executor import Executor, ExecutorState
 from worker.executor_settings import executor_settings
 from worker.fetch import Fetcher, Pinner
 from worker.group import Group
-from worker.image_limits import ImageLimits
 from worker.lease import Lease
 from worker.maintenance import Maintenance
+from worker.media_limits import MediaLimits
 from worker.outage import Patience
 from worker.outcome import EmbedSpace
 from worker.parts import Parts
@@ -238,7 +238,7 @@ class Life:
             checkpoints=parts.checkpoints,
             roles=parts.roles,
             limits=Limits(settings.job_time_limit_s, settings.job_time_limits),
-            image_limits=ImageLimits.of(settings),
+            media_limits=MediaLimits.of(settings),
             backoff=Backoff(settings.backoff_base_s, settings.backoff_cap_s, parts.rng),
             scratch=self._scratch,
             metrics=parts.metrics,

@@ -32,8 +32,8 @@ from worker.backoff import Backoff
 from worker.executor import Executor, ExecutorInterrupted, ExecutorLost
 from worker.fetch import Fetcher, Files, reads
 from worker.group import Closed, Group
-from worker.image_limits import ImageLimits
 from worker.judge import AttemptFailed, judge, stopped
+from worker.media_limits import MediaLimits
 from worker.metrics import Metrics
 from worker.outage import Patience
 from worker.outcome import EmbedSpace, Made, read_outcome
@@ -45,6 +45,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 EMBED_TYPE = "image.embed"
+#: What is a picture among inputs of any kind, the handler says by embedding or probing it.
+_MAY_BE_PICTURES = frozenset({Media.IMAGE, Media.ANY})
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 #: What may go wrong with a job, and `judge` knows what it means. An OSError is trouble with the local disk.
@@ -81,7 +83,7 @@ class Runner:
         checkpoints: Mapping[str, CheckpointSpec],
         roles: Mapping[str, str],
         limits: Limits,
-        image_limits: ImageLimits,
+        media_limits: MediaLimits,
         backoff: Backoff,
         scratch: Path,
         metrics: Metrics,
@@ -102,7 +104,7 @@ class Runner:
         self._checkpoints = checkpoints
         self._roles = roles
         self._limits = limits
-        self._image_limits = image_limits
+        self._media_limits = media_limits
         self._backoff = backoff
         self._scratch = Scratch(scratch)
         self._metrics = metrics
@@ -200,7 +202,7 @@ class Runner:
             embeddings=made.embeddings,
             probes=made.probes,
         )
-        await self._settle(attempt, settlement, self._pictures(job, handler, files, artifacts))
+        await self._settle(attempt, settlement, self._pictures(job, handler, files, artifacts, made))
 
     def _check_embedded(self, job: ClaimedJob, files: Files, made: Made) -> None:
         """The job that is to give pictures their embedding must not succeed without: nobody else would make it."""
@@ -296,32 +298,34 @@ class Runner:
             inputs=_shaped(handler, files),
             scratch=self._scratch.of(attempt.key),
             seed=_seed(job.fence.id, params),
-            limits=self._image_limits.over(file.pinned.bucket for file in files.files),
+            limits=self._media_limits.over(file.pinned.bucket for file in files.files),
             embed=tuple(
                 file.pointer
                 for file in files.files
                 if embeds
-                and handler.inputs[file.role].media is Media.IMAGE
+                and handler.inputs[file.role].media in _MAY_BE_PICTURES
                 and file.pinned.sha256.hex() not in files.embedded
             ),
             embed_outputs=embeds,
         )
 
-    def _pictures(self, job: ClaimedJob, handler: AnyHandler, files: Files, artifacts: list[Artifact]) -> list[Picture]:
+    def _pictures(
+        self, job: ClaimedJob, handler: AnyHandler, files: Files, artifacts: list[Artifact], made: Made
+    ) -> list[Picture]:
         """All pictures that the job read or made: there may be spaces that this worker does not fill."""
         if not job.message.get("embed", True):
             return []
         read = [
             Picture(f.pinned.sha256, f"s3://{f.pinned.bucket}/{f.pinned.key}", f.pinned.version_id, f.pinned.etag)
             for f in files.files
-            if handler.inputs[f.role].media is Media.IMAGE
+            if handler.inputs[f.role].media is Media.IMAGE or _is_picture(made.probes.get(f.pinned.sha256))
         ]
-        made = [
+        written = [
             Picture(a.sha256, f"s3://{a.bucket}/{a.key}", a.version_id, a.etag)
             for a in artifacts
             if a.media_type.startswith("image/")
         ]
-        return read + made
+        return read + written
 
     def _derivation_key(self, job: ClaimedJob, handler: AnyHandler, files: Files) -> bytes | None:
         """sha256 over everything that the result follows from; None where that includes chance."""
@@ -333,7 +337,7 @@ class Runner:
             "contents": [[file.pointer, file.pinned.sha256.hex()] for file in files.files],
             "type": job.type,
             "version": handler.version,
-            "checkpoints": [[spec.digest, spec.dtype] for spec in specs],
+            "checkpoints": [_identity(spec) for spec in specs],
             "params": params.model_dump(mode="json"),
         }
         return hashlib.sha256(_canonical.encode(facts).encode()).digest()
@@ -351,6 +355,15 @@ def _shaped(handler: AnyHandler, files: Files) -> dict[str, str | list[str] | di
         elif isinstance(shape, Named):
             shaped[role] = {file.name: str(file.path) for file in mine}
     return shaped
+
+
+def _identity(spec: CheckpointSpec) -> list[Any]:
+    """What of a checkpoint results follow from: its weights, and what a job's silence means."""
+    return [spec.digest, spec.dtype, *([spec.generation.model_dump()] if spec.generation else [])]
+
+
+def _is_picture(probe: Mapping[str, Any] | None) -> bool:
+    return probe is not None and str(probe.get("mime", "")).startswith("image/")
 
 
 def _seed(id_: uuid.UUID, params: Mapping[str, Any]) -> int:

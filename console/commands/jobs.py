@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import click
 from console import job_view, output
 from console.compose import Deployment
 from console.failures import Exit, refused
+from console.lookup import Row, meant, pages
 from console.options import JobFilters, job_filters, json_option, taken
 from storage import jobs as store
 from storage.database import Database
@@ -21,8 +21,6 @@ from storage.lookup import RECENT, by_suffix
 #: What can be tried again, and what can still be cancelled.
 _RETRYABLE = ("failed", "cancelled", "quarantined")
 _LIVE = ("waiting", "queued", "running")
-_PAGE = 500
-_LEAST_SUFFIX = 6
 
 
 @click.group()
@@ -178,35 +176,15 @@ def _filter(chosen: JobFilters, states: Sequence[str] = ()) -> Filter:
     )
 
 
-def _pages(database: Database, wanted: Filter, limit: int | None) -> Iterator[list[dict[str, Any]]]:
-    before: uuid.UUID | None = None
-    left = limit
-    while left is None or left > 0:
-        size = _PAGE if left is None else min(left, _PAGE)
-        with database.transaction() as connection:
-            page = store.find(connection, wanted, limit=size, before=before)
-        if page:
-            yield page
-        if len(page) < size:
-            return
-        before = page[-1]["id"]
-        left = None if left is None else left - len(page)
+def _pages(database: Database, wanted: Filter, limit: int | None) -> Iterator[Sequence[Row]]:
+    def find(connection: Any, most: int, last: Row | None) -> list[Row]:
+        return store.find(connection, wanted, limit=most, before=last["id"] if last else None)
+
+    return pages(database, find, limit)
 
 
 def _ids(connection: Any, given: Sequence[str]) -> list[uuid.UUID]:
     """The ids that were meant. Raises CommandFailed where a suffix names none or several."""
-    return list(dict.fromkeys(_id(connection, words) for words in given))
-
-
-def _id(connection: Any, words: str) -> uuid.UUID:
-    digits = words.replace("-", "").lower()
-    if not re.fullmatch(rf"[0-9a-f]{{{_LEAST_SUFFIX},32}}", digits):
-        raise refused(f"{words} is no job's id; write all of it, or its last {_LEAST_SUFFIX} digits or more")
-    if len(digits) == 32:
-        return uuid.UUID(digits)
-    found = by_suffix(connection, digits)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise refused(f"{words} is the end of several ids: {', '.join(map(str, found))}; write more of it")
-    raise refused(f"no id among the newest {RECENT:,} jobs ends with {words}")
+    among = f"the newest {RECENT:,} jobs"
+    found = (meant(connection, words, by_suffix, thing="job", among=among) for words in given)
+    return list(dict.fromkeys(found))

@@ -12,6 +12,7 @@ import click
 from console import output
 from console.compose import Deployment
 from console.failures import CommandFailed, Exit, refused
+from console.lookup import Row, pages
 from console.options import Age, json_option
 from console.output import Column
 from storage import destinations as places
@@ -21,7 +22,6 @@ from storage.outbox import EventState, Filter
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_PAGE = 500
 _RETRYABLE = (EventState.DEAD, EventState.REFUSED)
 _LIST = (
     Column("seq", right=True), Column("job_id"), Column("kind"), Column("destination"), Column("state"),
@@ -220,15 +220,8 @@ def _no_destination(connection: Any, name: str) -> CommandFailed:
     return refused(f"there is no destination {name}; there is: {there or 'none'}")
 
 
-def _pages(database: Database, wanted: Filter, limit: int | None) -> Iterator[list[dict[str, Any]]]:
-    after, left = 0, limit
-    while left is None or left > 0:
-        size = _PAGE if left is None else min(left, _PAGE)
-        with database.transaction() as connection:
-            page = store.find(connection, wanted, limit=size, after=after)
-        if page:
-            yield page
-        if len(page) < size:
-            return
-        after = page[-1]["seq"]
-        left = None if left is None else left - len(page)
+def _pages(database: Database, wanted: Filter, limit: int | None) -> Iterator[Sequence[Row]]:
+    def find(connection: Any, most: int, last: Row | None) -> list[Row]:
+        return store.find(connection, wanted, limit=most, after=last["seq"] if last else 0)
+
+    return pages(database, find, limit)

@@ -6,7 +6,6 @@ import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +13,7 @@ import click
 from console import output, rejected_view
 from console.compose import Deployment
 from console.failures import Exit, refused
+from console.lookup import Row, meant, pages
 from console.options import LANES, Moment, json_option
 from storage import rejected_lookup as store
 from storage.objects.errors import ObjectError
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from storage.database import Connection
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_PAGE = 500
-_LEAST_SUFFIX = 6
 
 
 def message_filters(function: F) -> F:
@@ -91,17 +88,11 @@ def list_(replayed: bool | None, each: bool, limit: int, as_json: bool, **filter
 
 
 def _each(deployment: Deployment, wanted: Filter, limit: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    before: tuple[datetime, uuid.UUID] | None = None
-    while len(found) < limit:
-        most = min(limit - len(found), _PAGE)
-        with deployment.database.transaction() as connection:
-            page = store.find(connection, wanted, limit=most, before=before)
-        found += page
-        if len(page) < most:
-            break
-        before = (page[-1]["received_at"], page[-1]["id"])
-    return found
+    def find(connection: Connection, most: int, last: Row | None) -> list[Row]:
+        before = (last["received_at"], last["id"]) if last else None
+        return store.find(connection, wanted, limit=most, before=before)
+
+    return [row for page in pages(deployment.database, find, limit) for row in page]
 
 
 @rejected.command()
@@ -243,14 +234,5 @@ def _end(tally: rejected_view.Tally, wanted: Filter, dry_run: bool) -> int:
 
 def _id(connection: Connection, words: str) -> uuid.UUID:
     """The id that was meant. Raises CommandFailed where a suffix names none or several."""
-    digits = words.replace("-", "").lower()
-    if not re.fullmatch(rf"[0-9a-f]{{{_LEAST_SUFFIX},32}}", digits):
-        raise refused(f"{words} is no message's id; write all of it, or its last {_LEAST_SUFFIX} digits or more")
-    if len(digits) == 32:
-        return uuid.UUID(digits)
-    found = by_suffix(connection, digits)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise refused(f"{words} is the end of several ids: {', '.join(map(str, found))}; write more of it")
-    raise refused(f"no id among the newest {RECENT:,} rejected messages ends with {words}")
+    among = f"the newest {RECENT:,} rejected messages"
+    return meant(connection, words, by_suffix, thing="message", among=among)

@@ -19,6 +19,9 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "blip_caption": "handlers.models.blip_caption",
         "clip": "handlers.models.clip",
+        "stable_diffusion": "handlers.models.stable_diffusion",
+        "stable_diffusion_xl": "handlers.models.stable_diffusion_xl",
+        "whisper": "handlers.models.whisper",
     }
 )
 

@@ -37,6 +37,7 @@ class Attempt:
         if self._reason is None:
             self._reason = reason
             self._was_waiting = self._context.is_only_waiting()
+            self._context.ended = True
             self._scope.cancel()
 
     async def run(self) -> Outcome:

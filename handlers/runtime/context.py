@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import re
 import struct
 import time
 from base64 import b64encode
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +36,8 @@ _EMBED_ROLE = "embed"
 _ROLE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _SUFFIX = re.compile(r"(\.[a-z0-9]{1,16}){1,3}")
 _MAX_NOTE = 200
+#: Places for programs that wait for their readers.
+LIGHT_PROGRAMS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,29 @@ class Tools:
     tell: Callable[[Progress], None]
     #: Where the attempts' embeddings run beside their handlers.
     tasks: TaskGroup
+    #: Places for outside programs.
+    programs: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
+    light_programs: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(LIGHT_PROGRAMS))
+    fonts: Mapping[str, Path] = field(default_factory=dict)
     embedder_of: Callable[[CheckpointSpec], Embedder] = embedder_of
     clock: Callable[[], float] = time.monotonic
     #: Between two words about one job's progress, in seconds.
     progress_every_s: float = 0.5
+
+
+class _Steps:
+    """`handlers.declaration.Steps` of one attempt."""
+
+    def __init__(self, context: AttemptContext) -> None:
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def ended(self) -> bool:
+        return self._context.ended
+
+    def done(self, fraction: float, note: str = "") -> None:
+        self._loop.call_soon_threadsafe(self._context.progress, fraction, note)
 
 
 class AttemptContext:
@@ -75,9 +98,13 @@ class AttemptContext:
         self._order = order
         self._tools = tools
         self.limits = order.limits or tools.limits
+        self.fonts = tools.fonts
+        #: Set when nobody waits for the job any more; read by the device's thread too.
+        self.ended = False
         self._told = -float("inf")
         self.usage = Usage(order.key)
         self.cpu_calls = 0
+        self.programs = 0
         self.first_infer: float | None = None
         self.last_infer: float | None = None
         self.files: list[OutputFile] = []
@@ -96,6 +123,25 @@ class AttemptContext:
             return result
         finally:
             self.cpu_calls -= 1
+
+    @property
+    def scratch(self) -> Path:
+        # Inside the attempt's own folder, with which it goes; outputs lie beside it.
+        folder = Path(self._order.scratch) / "temporary"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    @asynccontextmanager
+    async def program(self, *, light: bool = False) -> AsyncIterator[None]:
+        async with self._tools.light_programs if light else self._tools.programs:
+            self.programs += 1
+            try:
+                yield
+            finally:
+                self.programs -= 1
+
+    def steps(self) -> _Steps:
+        return _Steps(self)
 
     async def prepare(self, function: Callable[..., T], checkpoint: str, *args: Any) -> T:
         name = self._tools.roles.get(checkpoint, checkpoint)
@@ -131,7 +177,8 @@ class AttemptContext:
 
     def progress(self, fraction: float, note: str = "") -> None:
         now = self._tools.clock()
-        if now - self._told < self._tools.progress_every_s:
+        # A sample that was left behind on the device may go on telling of a job that is over.
+        if self.ended or now - self._told < self._tools.progress_every_s:
             return
         self._told = now
         fraction = min(1.0, max(0.0, float(fraction)))
@@ -165,7 +212,7 @@ class AttemptContext:
 
     def is_only_waiting(self) -> bool:
         """Whether nothing of this job runs now, and a sample of it waits for the device."""
-        return self.usage.queued > 0 and self.usage.on_device == 0 and self.cpu_calls == 0
+        return self.usage.queued > 0 and self.usage.on_device == 0 and self.cpu_calls == self.programs == 0
 
     def check_files(self) -> None:
         """Raises HandlerBug where an output that was declared is not there as a plain file in scratch."""

@@ -16,6 +16,9 @@ from handlers.protocol import CheckpointSpec
 
 log = logging.getLogger(__name__)
 
+#: What a checkpoint's folder has one of: of a model, of a pipeline of several.
+_INDEXES = ("config.json", "model_index.json")
+
 Load = Callable[[CheckpointSpec, str], Any]
 LoadProcessor = Callable[[CheckpointSpec], Any]
 
@@ -66,9 +69,9 @@ class Hub:
         for name in names:
             if name not in self._specs:
                 found[name] = "it is not in the catalogue"
-            elif not (Path(self._specs[name].path) / "config.json").is_file():
+            elif not any((Path(self._specs[name].path) / index).is_file() for index in _INDEXES):
                 path = self._specs[name].path
-                found[name] = f"there is no config.json in {path}: get it with `mediamill models pull`"
+                found[name] = f"there is no {_INDEXES[0]} in {path}: get it with `mediamill models pull`"
         return found
 
     @contextmanager

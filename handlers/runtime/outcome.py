@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 from pydantic_core import from_json
 
-from handlers.errors import ErrorType, HandlerBug, JobError, ResourceExhausted, Retry
-from handlers.protocol import MAX_LINE_BYTES, Failure, Outcome, may_be_unstorable, too_intricate, unstorable
+from handlers.errors import ErrorType, HandlerBug, InvalidInput, JobError, Problem, ResourceExhausted, Retry
+from handlers.protocol import MAX_LINE_BYTES, Failure, Flaw, Outcome, may_be_unstorable, too_intricate, unstorable
 
 _MAX_MESSAGE = 8 << 10
 _MAX_TRACEBACK = 16 << 10
+#: Of an `InvalidInput`: who has made so many mistakes needs no longer list.
+_MAX_PROBLEMS = 100
 #: Half a line: the other half is room for the outcomes that are gathered with it.
 MAX_OUTCOME_BYTES = MAX_LINE_BYTES // 2
 
@@ -41,11 +43,23 @@ def failure_of(error: BaseException) -> Failure:
     _let_go(error)
     if isinstance(leaf, JobError):
         after = leaf.after if isinstance(leaf, Retry) else None
-        return Failure(type=leaf.type, message=_short(leaf.message), traceback=trace, retry_after_s=after)
+        flaws = tuple(map(_flaw, leaf.problems[:_MAX_PROBLEMS])) if isinstance(leaf, InvalidInput) else ()
+        return Failure(
+            type=leaf.type, message=_short(leaf.message), problems=flaws, traceback=trace, retry_after_s=after
+        )
     if isinstance(leaf, MemoryError):
         return Failure(type=ResourceExhausted.type, message="out of memory", traceback=trace)
     words = _short(f"{type(leaf).__name__}: {_words(leaf)}")
     return Failure(type=ErrorType.HANDLER_BUG, message=words, traceback=trace)
+
+
+def _flaw(problem: Problem) -> Flaw:
+    return Flaw(
+        pointer=_short(problem.pointer),
+        code=_short(problem.code),
+        message=_short(problem.message),
+        fix=_short(problem.fix),
+    )
 
 
 def clean(text: str) -> str:

@@ -47,6 +47,8 @@ class _Request:
     left: int
     since: float
     waited: float = 0.0
+    #: Whoever asked has gone, and left samples on the device.
+    left_behind: bool = False
     done: anyio.Event = field(default_factory=anyio.Event)
 
     def finish(self, samples: int) -> None:
@@ -100,7 +102,11 @@ class Scheduler:
     async def infer(
         self, usage: Usage, function: InferFunction, checkpoint: str, samples: Sequence[Any], key: Hashable
     ) -> list[Any]:
-        """See `Context.infer`. Cancelled, it withdraws what is queued and awaits what is on the device."""
+        """See `Context.infer`. Cancelled, it withdraws what is queued, and awaits what is on the device for it alone.
+
+        A batch that other jobs wait for as well goes on without it: else the courier, which gives a cancelled job a
+        few seconds to end, would end the whole executor for a long batch, and all of its neighbours with it.
+        """
         if not samples:
             return []
         self._hub.spec(checkpoint)
@@ -114,8 +120,11 @@ class Scheduler:
             await request.done.wait()
         except anyio.get_cancelled_exc_class():
             self._withdraw(request, batch_key)
-            with anyio.CancelScope(shield=True):
-                await request.done.wait()
+            if self._is_wanted_by_others(usage):
+                request.left_behind = True
+            else:
+                with anyio.CancelScope(shield=True):
+                    await request.done.wait()
             raise
         finally:
             usage.wait += request.waited / len(samples)
@@ -191,6 +200,11 @@ class Scheduler:
             return ResourceExhausted(f"checkpoint {checkpoint!r} does not fit into the device's memory: {error}")
         # Not the job's fault, and it may be mended before the next attempt.
         return Retry(str(error) if isinstance(error, CheckpointBroken) else f"checkpoint {checkpoint!r}: {error!r}")
+
+    def _is_wanted_by_others(self, usage: Usage) -> bool:
+        """Whether another job waits for the batch on the device."""
+        running = [] if self._current is None else self._current.samples
+        return any(sample.request.usage is not usage and not sample.request.left_behind for sample in running)
 
     def _withdraw(self, request: _Request, key: BatchKey) -> None:
         mine = [sample for sample in self._waiting.get(key, ()) if sample.request is request]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
@@ -37,7 +38,7 @@ _GATHER_S = 0.001
 #: What is longer has a line of its own: the courier's limits on a line are then the limits on an outcome.
 _GATHER_BYTES = 1 << 20
 _BEAT_S = 1.0
-_LIBRARIES = ("torch", "transformers", "numpy", "pillow", "pydantic", "anyio")
+_LIBRARIES = ("torch", "transformers", "diffusers", "openai-whisper", "numpy", "pillow", "pydantic", "anyio")
 
 
 class Session:
@@ -80,6 +81,8 @@ class Session:
                 hub=self._hub,
                 scheduler=self._scheduler,
                 cpu=anyio.CapacityLimiter(self._hello.cpu_threads),
+                programs=anyio.CapacityLimiter(self._hello.programs),
+                fonts={name: Path(path) for name, path in self._hello.fonts.items()},
                 limits=self._hello.limits,
                 roles=self._hello.roles,
                 tell=self._tell_progress,

@@ -13,6 +13,7 @@ from typing import Any
 from intake.message import sha256_of
 from tests.chaos.lanes import Lanes
 from tests.chaos.messages import Fate
+from tests.chaos.verdict import Verdict
 from tests.fixtures import JobTable
 from tests.servers.kafka import Kafka
 from tests.servers.s3 import S3Bucket
@@ -21,7 +22,7 @@ ENDS = ("succeeded", "failed", "cancelled", "quarantined")
 
 
 @dataclass(slots=True)
-class Report:
+class Report(Verdict):
     """What is left when all is over."""
 
     messages: int
@@ -33,15 +34,7 @@ class Report:
     published: int = 0
     published_again: int = 0
     """Result events that are on the topic more than once, under one event id."""
-    lost: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
     reclaim_s: list[float] = field(default_factory=list)
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing was lost, doubled or otherwise wrong."""
-        return not (self.lost or self.doubled or self.wrong)
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -55,14 +48,7 @@ class Report:
         yield f"events     {len(self.events)}: {', '.join(self.events)}"
         reclaim = f"p50 {median(self.reclaim_s):.1f} s, max {max(self.reclaim_s):.1f} s" if self.reclaim_s else "none"
         yield f"reclaim    {reclaim} (worker's death to its jobs' return, {len(self.reclaim_s)} jobs)"
-        yield from found(self)
-
-
-def found(report: Any) -> Iterator[str]:
-    """The lines about what is wrong, of anything that has `lost`, `doubled` and `wrong`."""
-    for name in ("lost", "doubled", "wrong"):
-        these = getattr(report, name)
-        yield f"{name:10} {len(these)}{': ' + '; '.join(these[:10]) if these else ''}"
+        yield from self.faults()
 
 
 class Accounts:

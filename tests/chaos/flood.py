@@ -15,9 +15,9 @@ from typing import Any
 
 from config.lanes import LANES
 from intake.identity import new_id
-from tests.chaos.accounts import found
 from tests.chaos.lanes import Lanes, Sent
 from tests.chaos.messages import BAD_KINDS, MESSAGE_BYTES, Draft, Fate
+from tests.chaos.verdict import Verdict
 from tests.e2e.stage import Stage, Worker
 from tests.servers.kafka import Kafka
 from tests.servers.leashed import wait_until
@@ -37,7 +37,7 @@ ENVIRON = {
 
 
 @dataclass(slots=True)
-class Report:
+class Report(Verdict):
     """What it has cost."""
 
     garbage: int
@@ -55,14 +55,6 @@ class Report:
     objects: int = 0
     rss: list[int] = field(default_factory=list)
     """Of the ingesting process, in bytes: before, all along, after."""
-    lost: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing was lost, doubled or otherwise wrong."""
-        return not (self.lost or self.doubled or self.wrong)
 
     @property
     def growth(self) -> int:
@@ -91,7 +83,7 @@ class Report:
         tenth = max(1, len(self.rss) // 10)
         peaks = (max(self.rss[at : at + tenth]) >> 20 for at in range(0, len(self.rss), tenth))
         yield f"by tenths  {', '.join(map(str, peaks))} MiB at most; second half {self.growth / (1 << 20):+.0f} MiB"
-        yield from found(self)
+        yield from self.faults()
 
 
 class Flood:

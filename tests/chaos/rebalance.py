@@ -8,14 +8,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from config.lanes import LANES
 from intake.identity import new_id
 from storage.database import Unreachable
-from tests.chaos.accounts import found
 from tests.chaos.lanes import Lanes
 from tests.chaos.messages import Draft, Fate
+from tests.chaos.verdict import Verdict
 from tests.e2e.stage import Stage, Worker
 from tests.servers.kafka import Kafka
 
@@ -36,7 +36,7 @@ _REBALANCED = "partitions are read"
 
 
 @dataclass(slots=True)
-class Report:
+class Report(Verdict):
     """What is left when all is over."""
 
     messages: int
@@ -51,14 +51,6 @@ class Report:
     """Messages that were stored before: at least, since a killed process no longer says what it did last."""
     generations: int = 0
     """Of the group: one for each rebalance."""
-    lost: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing was lost, doubled or otherwise wrong."""
-        return not (self.lost or self.doubled or self.wrong)
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -69,7 +61,7 @@ class Report:
         yield f"restarts   {self.kills} by SIGKILL, {self.terminations} by SIGTERM; generation {self.generations}"
         yield f"standstill {self.standstill_s:.1f} s, the longest"
         yield f"redelivery {self.redelivered:,} messages, at least"
-        yield from found(self)
+        yield from self.faults()
 
 
 class Rebalance:

@@ -106,7 +106,7 @@ class Stage:
             "MEDIAMILL_DATABASE_URL": database_url,
             "MEDIAMILL_CATALOGUE": "tiny",
             "MEDIAMILL_TEST_TYPES": "true",
-            "MEDIAMILL_PRELOAD": "false",
+            "MEDIAMILL_PRELOAD": "[]",
             "MEDIAMILL_CPU_THREADS": "1",
             "MEDIAMILL_LOG_FORMAT": "json",
             "MEDIAMILL_HTTP_BIND": "off",

@@ -16,7 +16,7 @@ def test_jobs_of_a_checkpoint_that_cannot_be_loaded_wait_for_a_worker_that_can(
     shutil.copytree(tiny_models, damaged)
     weights = damaged / "tiny-blip-caption" / "model.safetensors"
     weights.write_bytes(bytes(weights.stat().st_size))
-    worker = on_folder.worker(models=str(damaged), preload="true").wait_until_ready()
+    worker = on_folder.worker(models=str(damaged), preload='["caption", "embed"]').wait_until_ready()
     checks = {check["name"]: check for check in json.loads(worker.get("/readyz")[1])["checks"]}
     assert not checks["checkpoints"]["ok"]
     assert "tiny-blip-caption" in checks["checkpoints"]["why"]

@@ -74,7 +74,7 @@ def mill(
         "MEDIAMILL_MODELS": str(tiny_models),
         "MEDIAMILL_IMAGE_PIXELS": str(MOST_PIXELS),
         "MEDIAMILL_S3_BUCKETS": '{"media": "rw", "strict": "r"}',
-        "MEDIAMILL_IMAGE_LIMITS": '{"strict": {"max_pixels": 5000}}',
+        "MEDIAMILL_MEDIA_LIMITS": '{"strict": {"max_pixels": 5000}}',
     }
     with shared_stage(tmp_path_factory.mktemp("hostile"), postgres_server, migrated_template, environ) as made:
         yield made

@@ -115,6 +115,12 @@ def was_postponed(shaky: Shaky, ids: list[uuid.UUID]) -> None:
         assert counters(row) == {}
 
 
+def ended_once_after_a_wait(shaky: Shaky, id_: uuid.UUID) -> bool:
+    """Whether the job was postponed, and then succeeded, once."""
+    story = kinds(shaky, id_)
+    return "postponed" in story and story[-1] == "succeeded" and story.count("succeeded") == 1
+
+
 @pytest.mark.parametrize(
     "fault",
     [Fault(status=503), Fault(stall_after=MIB), Fault(cut_after=MIB)],
@@ -138,6 +144,7 @@ def test_a_store_that_keeps_refusing_what_jobs_read_postpones_them_until_it_answ
     was_postponed(shaky, ids)
     shaky.spoil("", always=PASS)
     succeeds_with_nothing_against_it(shaky, ids)
+    assert all(ended_once_after_a_wait(shaky, id_) for id_ in ids)
 
 
 def test_bodies_that_never_come_whole_postpone_the_job(shaky: Shaky) -> None:
@@ -146,6 +153,9 @@ def test_bodies_that_never_come_whole_postpone_the_job(shaky: Shaky) -> None:
     was_postponed(shaky, [id_])
     shaky.spoil("", always=PASS)
     succeeds_with_nothing_against_it(shaky, [id_])
+    assert ended_once_after_a_wait(shaky, id_)
+    [read] = shaky.stage.table.rows("SELECT content FROM job_inputs WHERE job_id = :id", id=id_)
+    assert bytes(read["content"]) == hashlib.sha256(random.Random(99).randbytes(MIB)).digest()
 
 
 def test_outputs_that_the_store_does_not_take_postpone_the_job_and_are_stored_once(shaky: Shaky) -> None:
@@ -154,6 +164,7 @@ def test_outputs_that_the_store_does_not_take_postpone_the_job_and_are_stored_on
     was_postponed(shaky, ids)
     shaky.spoil("", always=PASS)
     succeeds_with_nothing_against_it(shaky, ids)
+    assert all(ended_once_after_a_wait(shaky, id_) for id_ in ids)
     stored(shaky, ids)
 
 
@@ -164,4 +175,5 @@ def test_a_store_that_is_killed_and_comes_back_is_waited_for(shaky: Shaky, serve
     was_postponed(shaky, ids)
     server.start()
     succeeds_with_nothing_against_it(shaky, ids)
+    assert all(ended_once_after_a_wait(shaky, id_) for id_ in ids)
     stored(shaky, ids)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 
 import handlers.models
-from handlers.declaration import Handler, InferFunction, Job, TextKind
+from handlers.declaration import Handler, InferFunction, Job, Steps, TextKind
 from handlers.models.blip_caption import Blip
 from handlers.models.clip import Clip
 from handlers.protocol import CheckpointSpec, Limits
@@ -20,7 +21,12 @@ from handlers.protocol import CheckpointSpec, Limits
 T = TypeVar("T")
 
 LIMITS = Limits(max_bytes=64 << 20, max_pixels=50_000_000, max_frames=100)
-ROLES = {"caption": "tiny-blip-caption", "embed": "tiny-clip"}
+ROLES = {
+    "caption": "tiny-blip-caption",
+    "embed": "tiny-clip",
+    "transcribe": "tiny-whisper",
+    "generate": "tiny-stable-diffusion",
+}
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +47,13 @@ def specs(tiny_home: Path) -> dict[str, CheckpointSpec]:
     """The tiny checkpoints by family."""
     return {
         family: CheckpointSpec(name=name, family=family, path=str(tiny_home / name), dtype="float32", digest="0" * 64)
-        for family, name in (("blip_caption", "tiny-blip-caption"), ("clip", "tiny-clip"))
+        for family, name in (
+            ("blip_caption", "tiny-blip-caption"),
+            ("clip", "tiny-clip"),
+            ("stable_diffusion", "tiny-stable-diffusion"),
+            ("stable_diffusion_xl", "tiny-stable-diffusion-xl"),
+            ("whisper", "tiny-whisper"),
+        )
     }
 
 
@@ -62,11 +74,25 @@ def clip(specs: dict[str, CheckpointSpec]) -> Clip:
 
 
 @dataclass
+class DirectSteps:
+    """`handlers.declaration.Steps` of a DirectContext."""
+
+    context: DirectContext
+
+    @property
+    def ended(self) -> bool:
+        return self.context.ended
+
+    def done(self, fraction: float, note: str = "") -> None:
+        self.context.progress(fraction, note)
+
+
+@dataclass
 class DirectContext:
     """`handlers.declaration.Context` that does everything at once, and remembers what it was told."""
 
     models: Mapping[str, Any]
-    scratch: Path
+    folder: Path
     limits: Limits = LIMITS
     embedded: dict[str, Any] = field(default_factory=dict)
     texts: list[tuple[TextKind, str, str, str | None]] = field(default_factory=list)
@@ -74,6 +100,24 @@ class DirectContext:
     outputs: dict[str, Path] = field(default_factory=dict)
     keys: list[Hashable] = field(default_factory=list)
     fractions: list[float] = field(default_factory=list)
+    fonts: Mapping[str, Path] = field(default_factory=dict)
+    segments: list[Sequence[Mapping[str, Any]]] = field(default_factory=list)
+    ended: bool = False
+    programs: int = 0
+
+    @property
+    def scratch(self) -> Path:
+        folder = self.folder / "temporary"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @asynccontextmanager
+    async def program(self, *, light: bool = False) -> AsyncIterator[None]:
+        self.programs += 1
+        yield
+
+    def steps(self) -> Steps:
+        return DirectSteps(self)
 
     def _model(self, checkpoint: str) -> Any:
         return self.models[ROLES.get(checkpoint, checkpoint)]
@@ -101,7 +145,7 @@ class DirectContext:
         self.fractions.append(fraction)
 
     def output(self, role: str, suffix: str, media_type: str) -> Path:
-        self.outputs[role] = self.scratch / f"{role}{suffix}"
+        self.outputs[role] = self.folder / f"{role}{suffix}"
         return self.outputs[role]
 
     def text(
@@ -114,6 +158,7 @@ class DirectContext:
         segments: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.texts.append((kind, text, of, language))
+        self.segments.append(segments)
 
     def probe(self, of: str, facts: Mapping[str, Any]) -> None:
         self.probes[of] = dict(facts)

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from handlers.declaration import Context, Job, TextKind
-from handlers.errors import InvalidInput, Retry
+from handlers.errors import InvalidInput, Problem, Retry
 from handlers.protocol import Outcome
 from handlers.runtime.attempt import Attempt, Reason
-from handlers.runtime.context import Embedder
+from handlers.runtime.context import AttemptContext, Embedder
 from tests.handlers.runtime_fakes import Gate, Word, bench
 
 
@@ -359,3 +361,106 @@ async def test_a_registry_s_handler_is_shared_by_its_attempts_and_keeps_nothing(
     async with bench(tmp_path) as runtime:
         outcomes = [await runtime.run(lambda job, ctx: giving(Word(word=str(job.seed))), seed=seed) for seed in (1, 2)]
     assert [outcome.result for outcome in outcomes] == [{"word": "1"}, {"word": "2"}]
+
+
+async def test_everything_that_is_wrong_with_a_job_is_told_with_its_place(tmp_path: Path) -> None:
+    problems = [
+        Problem("/params/a", "overlap", "begins too early", "move it"),
+        Problem("/params/b", "x", "is wrong", ""),
+    ]
+    async with bench(tmp_path) as runtime:
+        outcome = await runtime.run(lambda job, ctx: raising(InvalidInput(problems=problems)))
+    assert failure(outcome) == (
+        "InvalidInput",
+        "/params/a: begins too early; move it [overlap]\n/params/b: is wrong [x]",
+    )
+    assert outcome.failure is not None
+    assert [(flaw.pointer, flaw.code) for flaw in outcome.failure.problems] == [
+        ("/params/a", "overlap"),
+        ("/params/b", "x"),
+    ]
+
+
+async def test_a_sample_tells_from_the_device_how_far_it_is_and_learns_that_its_job_has_ended(tmp_path: Path) -> None:
+    entered, seen, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def long(model: Any, samples: Sequence[Any]) -> list[bool]:
+        (steps,) = samples
+        steps.done(0.5, "half")
+        before = steps.ended
+        entered.set()
+        assert go_on.wait(10)
+        ended.append((before, steps.ended))
+        seen.set()
+        return [True]
+
+    async def body(job: Job[Any], ctx: Context) -> Word:
+        await ctx.infer(long, "embed", [ctx.steps()])
+        return Word()
+
+    ended: list[tuple[bool, bool]] = []
+    async with bench(tmp_path) as runtime, anyio.create_task_group() as group:
+        attempt = runtime.attempt(body)
+        group.start_soon(attempt.run)
+        assert await anyio.to_thread.run_sync(entered.wait, 10)
+        attempt.cancel("cancelled")
+        go_on.set()
+        assert await anyio.to_thread.run_sync(seen.wait, 10)
+    assert ended == [(False, True)]
+    assert [(progress.fraction, progress.note) for progress in runtime.told] == [(0.5, "half")]
+
+
+async def test_outside_programs_take_turns_and_a_job_with_one_is_not_only_waiting(tmp_path: Path) -> None:
+    running, most = 0, 0
+    waiting: list[bool] = []
+
+    async def body(job: Job[Any], ctx: Context) -> Word:
+        nonlocal running, most
+        async with ctx.program():
+            running += 1
+            most = max(most, running)
+            assert isinstance(ctx, AttemptContext)
+            ctx.usage.queued += 1
+            waiting.append(ctx.is_only_waiting())
+            ctx.usage.queued -= 1
+            await anyio.lowlevel.checkpoint()
+            running -= 1
+        return Word()
+
+    async with bench(tmp_path) as runtime, anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(runtime.run, body)
+    assert (most, waiting) == (1, [False] * 3)
+
+
+async def test_a_program_that_waits_for_its_reader_does_not_wait_for_a_render(tmp_path: Path) -> None:
+    reading = anyio.Event()
+
+    async def render(job: Job[Any], ctx: Context) -> Word:
+        async with ctx.program():
+            await reading.wait()
+        return Word()
+
+    async def read(job: Job[Any], ctx: Context) -> Word:
+        async with ctx.program(light=True):
+            reading.set()
+        return Word()
+
+    async with bench(tmp_path) as runtime, anyio.create_task_group() as group:
+        with anyio.fail_after(5):
+            group.start_soon(runtime.run, render)
+            await runtime.run(read)
+    assert reading.is_set()
+
+
+async def test_temporary_files_lie_in_the_attempt_s_folder_apart_from_its_outputs(tmp_path: Path) -> None:
+    async def body(job: Job[Any], ctx: Context) -> Word:
+        (ctx.scratch / "picture.txt").write_text("temporary")
+        ctx.output("picture", ".txt", "text/plain").write_text("kept")
+        return Word()
+
+    async with bench(tmp_path) as runtime:
+        outcome = await runtime.run(body)
+    assert outcome.failure is None
+    assert (tmp_path / "picture.txt").read_text() == "kept"
+    assert (tmp_path / "temporary" / "picture.txt").read_text() == "temporary"

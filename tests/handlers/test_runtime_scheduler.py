@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from handlers.errors import ResourceExhausted, Retry
@@ -102,6 +104,45 @@ async def test_a_cancelled_job_s_queued_samples_are_withdrawn_at_once() -> None:
     assert gate.batches == [["blocker"]]
 
 
+async def test_a_cancelled_job_does_not_await_a_batch_that_others_wait_for_and_the_last_of_them_does() -> None:
+    gate, one, other = Gate(), Usage("one"), Usage("other")
+    left: list[str] = []
+
+    async def ask(usage: Usage) -> None:
+        try:
+            await scheduler.infer(usage, gate, "a", [usage.job], ())
+        finally:
+            left.append(usage.job)
+
+    async with running(hub("a"), max_batch=2) as scheduler, anyio.create_task_group() as group:
+        group.start_soon(scheduler.infer, Usage("first"), gate, "a", ["first"], ("alone",))
+        await gate.is_entered()
+        scopes = []
+        for usage in (one, other):
+            scopes.append(anyio.CancelScope())
+            group.start_soon(_within, scopes[-1], ask, usage)
+        while one.queued + other.queued < 2:
+            await anyio.lowlevel.checkpoint()
+        gate.entered.clear()
+        gate.open.set()
+        gate.open = threading.Event()
+        await gate.is_entered()
+        assert set(scheduler.on_device) == {"one", "other"}
+        scopes[0].cancel()
+        await anyio.wait_all_tasks_blocked()
+        assert left == ["one"]
+        scopes[1].cancel()
+        await anyio.wait_all_tasks_blocked()
+        assert left == ["one"]
+        gate.open.set()
+    assert left == ["one", "other"]
+
+
+async def _within(scope: anyio.CancelScope, work: Callable[[Usage], Awaitable[None]], usage: Usage) -> None:
+    with scope:
+        await work(usage)
+
+
 async def test_a_cancelled_job_s_sample_on_the_device_is_awaited() -> None:
     gate, usage = Gate(), Usage("cancelled")
     async with running(hub("a")) as scheduler, anyio.create_task_group() as group:
@@ -175,7 +216,10 @@ async def test_a_checkpoint_that_does_not_load_fails_the_jobs_that_want_it_and_n
 
 
 async def test_a_broken_device_ends_the_scheduler_and_lets_nobody_wait() -> None:
+    asked: list[Sequence[int]] = []
+
     def function(model: Any, samples: Sequence[int]) -> list[int]:
+        asked.append(samples)
         raise BrokenError("illegal access")
 
     scheduler = Scheduler(hub("a"), FakeDevice(), max_batch=4)
@@ -184,6 +228,7 @@ async def test_a_broken_device_ends_the_scheduler_and_lets_nobody_wait() -> None
             group.start_soon(scheduler.infer, Usage("j"), function, "a", [1], ())
             group.start_soon(scheduler.run)
     scheduler.close()
+    assert [list(samples) for samples in asked] == [[1]]
 
 
 async def test_a_checkpoint_is_loaded_once_however_many_ask() -> None:

@@ -29,7 +29,7 @@ from worker.embedding import embed_job
 from worker.executor import Executor
 from worker.fetch import Fetcher, Pinner
 from worker.group import Group
-from worker.image_limits import ImageLimits
+from worker.media_limits import MediaLimits
 from worker.metrics import Metrics
 from worker.outage import Patience
 from worker.outcome import EmbedSpace
@@ -93,7 +93,7 @@ class OneWorker:
         space: EmbedSpace | None = None,
         output: str = "s3://media/derived/",
         handlers: Sequence[type[AnyHandler]] = (),
-        image_limits: ImageLimits | None = None,
+        media_limits: MediaLimits | None = None,
         max_bytes: int = 1 << 20,
     ) -> None:
         self.database = database
@@ -109,7 +109,7 @@ class OneWorker:
         self._max_bytes = max_bytes
         self._registry = Registry([Look, *handlers])
         settings = Settings.load(environ={}, files=[]).settings
-        self._image_limits = image_limits or ImageLimits.of(settings)
+        self._media_limits = media_limits or MediaLimits.of(settings)
         self.attempts = Attempts(RealClock())
 
     async def run(self, type_: str = TYPE) -> Counter[str]:
@@ -143,7 +143,7 @@ class OneWorker:
             checkpoints={CLIP.name: CLIP},
             roles={"embed": CLIP.name},
             limits=TimeLimits(60, {}),
-            image_limits=self._image_limits,
+            media_limits=self._media_limits,
             backoff=Backoff(1e-6, 1e-6, random.Random(1)),
             scratch=self._scratch,
             metrics=self.metrics,

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from console import cli
 from console.failures import Exit
 from intake.identity import new_id
 from storage.database import Database
 from storage.objects.local import LocalStore
 from storage.objects.rules import BucketRules
 from tests.fixtures import JobTable
+from tests.integration.commands import Run, at_home, runner
 from tests.integration.rejecting import House, noop, refused_by, rejection
 
 EVERY_BYTE = bytes(range(256))
 BAD = {"type": "test.noop", "params": {"output_bites": 3}}
-
-
-class Answer:
-    """What a command printed and how it ended."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Answer]
 
 
 @pytest.fixture
@@ -47,19 +30,8 @@ def house(database: Database, tmp_path: Path) -> House:
 def run(
     database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> Run:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEDIAMILL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("MEDIAMILL_TEST_TYPES", "true")
-    monkeypatch.setenv("MEDIAMILL_CATALOGUE", "tiny")
-    monkeypatch.setenv("MEDIAMILL_DATABASE_URL", database.url)
-
-    def run(*arguments: str) -> Answer:
-        capsysbinary.readouterr()
-        code = cli.run(("rejected", *arguments))
-        out, err = capsysbinary.readouterr()
-        return Answer(code, out.decode("utf-8", "surrogateescape"), err.decode())
-
-    return run
+    at_home(monkeypatch, tmp_path, database.url)
+    return runner(capsysbinary, "rejected")
 
 
 @pytest.fixture

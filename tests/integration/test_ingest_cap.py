@@ -75,8 +75,9 @@ def test_partitions_that_were_paused_with_records_at_hand_are_read_on(kafka: Kaf
 def test_jobs_that_are_scheduled_for_later_do_not_fill_a_lane(stage: Stage) -> None:
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     stage.send(*(with_id(run_after=later) for _ in range(50)), lane="backfill")
-    with stage.ingester(lane_cap=CAP, batch=BATCH):
+    with stage.ingester(lane_cap=CAP, batch=BATCH) as ingester:
         stage.until(lambda: jobs_of(stage, "backfill") == 50, "all of them")
+        assert ("backfill", "cap") not in ingester.heard.pauses
 
 
 def test_what_is_runnable_is_counted_up_to_a_number(table: JobTable) -> None:

@@ -164,6 +164,7 @@ def test_a_topic_that_is_missing_is_said_and_read_when_it_is_there(stage: Stage)
         stage.send(with_id(), lane="upload")
         stage.until_jobs(2)
         stage.until(lambda: ingester.heard.ok, "a good state")
+    assert stage.count() == 2
 
 
 def test_a_topic_that_cannot_be_made_keeps_no_other_from_being_read_and_is_tried_again(
@@ -186,6 +187,7 @@ def test_a_topic_that_cannot_be_made_keeps_no_other_from_being_read_and_is_tried
         stage.until(lambda: ingester.heard.ok, "a good state")
         stage.send(with_id(), lane="backfill")
         stage.until_committed("backfill", 1)
+    assert stage.count() == 2
 
 
 # --- read again

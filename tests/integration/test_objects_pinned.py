@@ -25,7 +25,7 @@ from storage.objects.rules import BucketRules
 from storage.objects.s3 import S3Options, S3Store
 from storage.spaces import ensure_space
 from tests.integration.one_worker import TYPE, OneWorker, one_worker, success
-from worker.image_limits import ImageLimits
+from worker.media_limits import MediaLimits
 from worker.outcome import EmbedSpace
 
 pytestmark = pytest.mark.anyio
@@ -231,9 +231,9 @@ async def test_a_store_that_is_away_costs_no_attempt_and_is_counted(worker: OneW
 async def test_the_strictest_limits_of_all_buckets_that_a_job_reads_from_count(
     database: Database, store: CountingStore, tmp_path: Path
 ) -> None:
-    general = ImageLimits.of(settings()).general
+    general = MediaLimits.of(settings()).general
     uris = [store.put("a.jpg", b"one"), store.put("b.jpg", b"two", bucket="strict")]
-    with one_worker(database, store, tmp_path, image_limits=ImageLimits.of(settings())) as worker:
+    with one_worker(database, store, tmp_path, media_limits=MediaLimits.of(settings())) as worker:
         for inputs in (uris[:1], uris[1:], uris):
             look(worker, *inputs)
         assert await worker.run() == {"succeeded": 3}
@@ -250,7 +250,7 @@ def settings() -> Any:
     from config.settings import Settings
 
     own = f'{{"strict": {{"max_pixels": 5000, "max_frames": {2 * Settings.model_fields["image_frames"].default}}}}}'
-    return Settings.load(environ={"MEDIAMILL_IMAGE_LIMITS": own}, files=[]).settings
+    return Settings.load(environ={"MEDIAMILL_MEDIA_LIMITS": own}, files=[]).settings
 
 
 @dataclass(frozen=True)

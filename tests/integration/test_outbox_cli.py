@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from console import cli
 from console.failures import Exit
 from storage import outbox
 from storage.database import Database
 from storage.outbox import Refused
 from tests.fixtures import JobTable
+from tests.integration.commands import Run, at_home, runner
 from tests.integration.relaying import end_jobs, ensure, outbox_rows
-
-
-class Answer:
-    """What a command printed and how it ended."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Answer]
 
 
 @pytest.fixture
 def run(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command against the test's own database."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEDIAMILL_HOME", str(tmp_path))
-    monkeypatch.setenv("MEDIAMILL_DATABASE_URL", database.url)
-
-    def run(*arguments: str) -> Answer:
-        capsys.readouterr()
-        code = cli.run(arguments)
-        return Answer(code, *capsys.readouterr())
-
-    return run
+    at_home(monkeypatch, tmp_path, database.url)
+    return runner(capsys)
 
 
 @pytest.fixture

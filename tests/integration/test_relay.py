@@ -281,9 +281,10 @@ def test_a_relay_that_is_woken_does_not_wait_for_its_next_look(database: Databas
     ensure(database)
     with relaying(database, publisher, Pace(idle_s=60, busy_s=60)) as running:
         publisher.wait_until_met()
-        end_jobs(table)
+        ids = end_jobs(table)
         running.relay.wake()
         publisher.wait_for(1)
+    assert [record.key for record in publisher.records] == [str(id_).encode() for id_ in ids]
 
 
 def test_the_database_going_away_between_publish_and_delete_is_waited_for(table: JobTable) -> None:
@@ -389,6 +390,8 @@ def test_while_the_broker_is_away_metrics_tell_how_much_waits(table: JobTable) -
     end_jobs(table, 3)
     with relaying(table.database, publisher) as running:
         wait_until(lambda: b"mediamill_outbox_waiting 3.0" in running.metrics.text(), 10, "the metric")
+    assert len(outbox_rows(table)) == 3
+    assert publisher.records == []
 
 
 def test_what_waits_for_a_destination_that_is_off_is_not_late(database: Database, table: JobTable) -> None:

@@ -186,8 +186,9 @@ async def test_a_notification_that_names_no_job_is_passed_over(database: Databas
         await until(lambda: heard)
         for payload in ("nonsense", str(id_)):
             table.rows("SELECT pg_notify(:channel, :payload)", channel=CANCEL_CHANNEL, payload=payload)
-        await until(lambda: cancelled == [id_])
+        await until(lambda: cancelled)
         tasks.cancel_scope.cancel()
+    assert cancelled == [id_]
 
 
 async def test_whoever_is_to_leave_at_once_leaves_though_a_service_does_not_answer() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Collection, Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from handlers.declaration import Context, Handler, Job, Many, Media, Named, One, Params, Result
+from handlers.errors import Problem
 from handlers.registry import Registry
 from intake.message import Rules
 from storage.objects.rules import BucketRules
@@ -79,15 +81,41 @@ class EmbedMany(OnlyDeclared, Handler[Params, Done]):
         return frozenset({"embed"})
 
 
-class EditNamed(OnlyDeclared, Handler[Params, Done]):
+class Film(Params):
+    """One kind of part."""
+
+    type: Literal["film"]
+    speed: float = 1.0
+
+
+class Color(Params):
+    """Another."""
+
+    type: Literal["color"]
+    shade: str = "red"
+
+
+class EditParams(Params):
+    """Names what it uses of the inputs."""
+
+    cuts: list[str] = Field(default=[])
+    parts: list[Annotated[Film | Color, Field(discriminator="type")]] = Field(default=[])
+
+
+class EditNamed(OnlyDeclared, Handler[EditParams, Done]):
     """Edits films."""
 
     type = "video.edit"
     version = 1
     inputs = {"assets": Named(Media.ANY, at_least=1), "logo": Named(Media.IMAGE)}  # noqa: RUF012
 
-    def checkpoints(self, params: Params) -> frozenset[str]:
+    def checkpoints(self, params: EditParams) -> frozenset[str]:
         return frozenset()
+
+    def problems(self, params: EditParams, names: Mapping[str, Collection[str]]) -> Iterable[Problem]:
+        for number, cut in enumerate(params.cuts):
+            if cut not in names["assets"]:
+                yield Problem(f"/params/cuts/{number}", "asset_missing", f"is {cut}", "name one of inputs/assets")
 
 
 class Speak(OnlyDeclared, Handler[SpeakParams, Done]):

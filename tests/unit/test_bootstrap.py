@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ import pytest
 from deploy import bootstrap, host, locks
 from deploy.bootstrap import Setup, Stamp
 from deploy.host import Python, SetupError, SystemPackage
+from handlers.video.text import fonts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,6 +139,26 @@ def test_a_package_that_may_be_missing_is_one_line_that_says_what_to_install(
     assert "ffmpeg (for video and sound" in asked[0]
     with pytest.raises(SetupError, match="please install: ffmpeg"):
         setup.system([package], required=True)
+
+
+def test_a_font_is_found_in_whatever_folder_of_its_own_it_lies(tmp_path: Path) -> None:
+    names, folders = ["DejaVuSans.ttf", "other.ttf"], [str(tmp_path / "missing"), str(tmp_path)]
+    assert not host.has_font(names, folders)
+    (tmp_path / "truetype" / "dejavu").mkdir(parents=True)
+    (tmp_path / "truetype" / "dejavu" / "DejaVuSans.ttf").touch()
+    assert host.has_font(names, folders)
+
+
+def test_the_fonts_that_are_asked_of_the_system_are_those_that_titles_are_drawn_with() -> None:
+    assert set(host.CJK_FILES) < set(fonts.FILES[fonts.SANS_CJK])
+    assert fonts.FILES[fonts.SANS] == ("DejaVuSans.ttf",)
+
+
+@pytest.mark.parametrize("package", [host.FFMPEG, host.FONTS, host.CJK_FONT, host.BUBBLEWRAP])
+def test_the_image_has_what_the_set_up_installs_for_the_executor(package: SystemPackage) -> None:
+    installed = re.search(r"apt-get install(?:[^&\\]|\\\n)+", (ROOT / "Dockerfile").read_text())
+    assert installed is not None
+    assert set(package.names) & set(installed[0].split())
 
 
 def test_a_jar_that_is_not_the_one_of_the_list_is_refused(tmp_path: Path) -> None:

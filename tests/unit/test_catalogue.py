@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from config.catalogue import Catalogue, CatalogueError, Entry, Family
+from config.catalogue import Catalogue, CatalogueError, Entry, Family, Role
 from config.checkpoint_lock import LOCK_NAME, Lock, hash_files, read_lock, write_lock
+from config.media import ModelRole
 
 pytestmark = pytest.mark.unit
 
@@ -38,8 +40,9 @@ CLIP = "family: clip, licence: MIT, dimension: 64"
 @pytest.mark.parametrize("profile", ["default", "small", "tiny"])
 def test_each_profile_has_a_checkpoint_for_each_role(profile: str) -> None:
     catalogue = Catalogue.load(profile)
-    assert set(catalogue.roles) == {"caption", "embed"}
+    assert set(catalogue.roles) == {role.value for role in Role}
     assert catalogue["caption"].family is Family.BLIP_CAPTION
+    assert catalogue["transcribe"].family is Family.WHISPER
     assert catalogue["embed"].dimension is not None
     assert all(entry.licence and (entry.revision or entry.made_by) for entry in catalogue.entries.values())
 
@@ -107,7 +110,9 @@ def sealed(folder: Path, **files: str) -> None:
 
 def test_missing_files_are_named_with_the_command_that_gets_them(tmp_path: Path) -> None:
     missing = Catalogue.load("tiny").missing(tmp_path)
-    assert [m.name for m in missing] == ["tiny-blip-caption", "tiny-clip"]
+    assert [m.name for m in missing] == [
+        "tiny-blip-caption", "tiny-clip", "tiny-whisper", "tiny-stable-diffusion", "tiny-stable-diffusion-xl"
+    ]  # fmt: skip
     assert "`mediamill models pull tiny-clip`" in missing[1].sentence
     assert str(tmp_path / "tiny-clip") in missing[1].sentence
 
@@ -174,3 +179,15 @@ def test_an_entry_is_not_changed_after_it_was_read() -> None:
     entry: Entry = Catalogue.load("tiny")["embed"]
     with pytest.raises(ValueError, match="frozen"):
         entry.name = "other"  # type: ignore[misc]
+
+
+def test_a_deployment_of_some_roles_needs_no_checkpoint_of_the_others() -> None:
+    whole = Catalogue.load("tiny")
+    some = whole.of_roles(["embed", "transcribe"])
+    assert set(some.roles) == {"embed", "transcribe"}
+    assert set(some.entries) == {whole.roles["embed"], whole.roles["transcribe"]}
+    assert set(whole.of_roles([role.value for role in Role]).entries) == set(whole.entries)
+
+
+def test_the_settings_know_the_roles_of_the_catalogue() -> None:
+    assert set(get_args(ModelRole)) == {role.value for role in Role}

@@ -61,11 +61,12 @@ def executor(tmp_path: Path) -> Path:
     return path
 
 
-def catalogue(folder: Path, revision: str = COMMIT, files: str = "{}") -> Catalogue:
+def catalogue(folder: Path, revision: str = COMMIT, files: str = "{}", more: str = "") -> Catalogue:
     source = folder / "models.yaml"
     source.write_text(
         "profiles: {default: {roles: {embed: mine}}}\ncheckpoints:\n"
-        f"  mine: {{family: clip, licence: MIT, dimension: 64, repo: a/b, revision: {revision}, files: {files}}}\n"
+        f"  mine: {{family: clip, licence: MIT, dimension: 64, repo: a/b, revision: {revision}, files: {files}{more}"
+        "}\n"
     )
     return Catalogue.load(str(source))
 
@@ -197,3 +198,12 @@ def test_a_host_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.Monke
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refused)
     with pytest.raises(CheckpointError, match=r"a/b cannot be reached \(connection refused\)"):
         HuggingFace().files("a/b", COMMIT)
+
+
+def test_of_weights_in_several_forms_only_the_one_that_the_catalogue_names_is_got(
+    tmp_path: Path, executor: Path
+) -> None:
+    repository = FakeRepository(FILES | {"model.fp16.safetensors": b"half", "unet.safetensors": b"u"})
+    of = catalogue(tmp_path, more=', pull: ["*.json", "*.fp16.safetensors"]')
+    get(of, tmp_path / "home", executor, repository)
+    assert set(repository.asked) == {"config.json", "model.fp16.safetensors"}

@@ -12,9 +12,11 @@ import pytest
 from config.settings import Settings
 from console.docs import main, pages
 from handlers.registry import Registry
+from handlers.video.timeline.faults import Code as TimelineCode
 from intake.message import Rules, parse
 from intake.problems import Code
 from storage.objects.rules import BucketRules
+from tests.readme import ROOT
 from tests.unit.message_types import REGISTRY
 
 
@@ -81,3 +83,17 @@ def test_the_message_in_the_design_is_a_job() -> None:
     }  # fmt: skip
     rules = Rules(1 << 20, 64, 1000, 3, BucketRules.parse(["media"]))
     assert parse(json.dumps(said), REGISTRY, rules).labels == {"k": "v"}
+
+
+def test_every_message_of_the_guide_to_timelines_is_a_job() -> None:
+    guide = (ROOT / "docs" / "timeline.md").read_text(encoding="utf-8")
+    rules = Rules(1 << 20, 64, 1000, 3, BucketRules.parse(["media"]))
+    messages = re.findall(r"^```json\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+    assert [parse(text, Registry.load(), rules).type for text in messages] == ["video.edit"] * 3
+
+
+def test_the_guide_to_timelines_explains_every_code_of_a_timeline_s_own() -> None:
+    guide = (ROOT / "docs" / "timeline.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+) \|", guide.partition("| code |")[2], re.MULTILINE)
+    explained = {code for row in rows for code in re.findall("`(.+?)`", row)}
+    assert explained == {code.value for code in TimelineCode}

@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from handlers.errors import DeadlineExceeded, HandlerBug, InvalidInput, ResourceExhausted, Retry
-from handlers.protocol import Failure, Outcome
+from handlers.protocol import Failure, Flaw, Outcome
 from storage.claim import ClaimedJob, Fence
 from storage.database import DataError
 from storage.objects.errors import ObjectChanged, ObjectMissing, StoreUnavailable
@@ -88,3 +88,12 @@ def test_errors_that_differ_in_numbers_alone_have_one_fingerprint() -> None:
     one, two = (fingerprint(ObjectMissing(f"s3://b/{n}", "is not there", "x")) for n in (1, 2))
     assert one == two
     assert fingerprint(ObjectChanged("s3://b/1", "changed", "x")) != one
+
+
+def test_everything_that_a_job_was_refused_for_stands_in_its_error() -> None:
+    flaw = Flaw(pointer="/params/timeline", code="overlap", message="is\0", fix="move it")
+    settlement = judge(JOB, failed("InvalidInput", problems=(flaw,)), BACKOFF)
+    assert settlement.error is not None
+    assert settlement.error["problems"] == [
+        {"pointer": "/params/timeline", "code": "overlap", "message": "is\N{REPLACEMENT CHARACTER}", "fix": "move it"}
+    ]

@@ -32,7 +32,7 @@ def arrived(value: bytes | None = b"{}", headers: Sequence[Header] = ()) -> Arri
     return Arrived("upload", "jobs", 0, 0, 1, None, headers, value)
 
 
-def refusal(rules: Rules, value: bytes | None, headers: Sequence[Header] = ()) -> list[tuple[Code, str]]:
+def refusal(rules: Rules, value: bytes | None, headers: Sequence[Header] = ()) -> list[tuple[str, str]]:
     with pytest.raises(Refused) as refused:
         message_in(arrived(value, headers), rules)
     return [(problem.code, problem.message) for problem in refused.value.problems]
@@ -213,3 +213,5 @@ def test_a_partition_that_moved_was_paused_or_had_no_more_begins_its_time_anew(n
     watch.forget()
     watch.look(HERE, 6, 9, free=True, now=1000)
     watch.look(HERE, 6, 9, free=True, now=1059)
+    with pytest.raises(Stuck, match="stands at 6 of 9"):
+        watch.look(HERE, 6, 9, free=True, now=1060)

@@ -129,6 +129,7 @@ async def test_a_beat_that_hangs_does_not_hide_that_the_lease_is_lost() -> None:
 
     with lost(match="no beat was confirmed"):
         await hang()
+    assert lease.sent == 1
 
 
 async def test_a_worker_that_was_retired_is_lost_at_its_next_beat() -> None:
@@ -136,3 +137,4 @@ async def test_a_worker_that_was_retired_is_lost_at_its_next_beat() -> None:
     lease = Beats(clock, None, WorkerRetired("1"))
     with lost(match="retired"):
         await keep_for(lease, clock, 60)
+    assert lease.sent == 2

@@ -14,7 +14,7 @@ import pytest
 
 from intake.admission import new_job
 from intake.message import JobSpec, Refused, describe, parse
-from intake.problems import MOST_PROBLEMS, Code
+from intake.problems import MOST_PROBLEMS, Code, Problem
 from storage.spaces import Space
 from tests.unit.message_types import REGISTRY, RULES, caption
 from worker.embedding import embed_job
@@ -327,3 +327,30 @@ def test_a_client_s_job_cannot_stand_in_for_the_one_that_embeds_a_picture() -> N
     key = embed_job(record, Picture(b"p" * 32, "s3://media/a.jpg", None, None), space).dedupe_key
     with pytest.raises(Refused, match="of jobs that workers make"):
         parse(json.dumps(caption(dedupe_key=key, tenant="acme")), REGISTRY, RULES)
+
+
+EDIT = {"type": "video.edit", "inputs": {"assets": {"a": "s3://media/a.mp4"}}}
+
+
+def test_what_only_params_and_inputs_together_show_is_refused_at_the_door_with_the_type_s_own_code() -> None:
+    problems = refused(EDIT | {"params": {"cuts": ["a", "b", "c\x1b"]}})
+    assert {where: (problem.code, problem.message) for where, problem in problems.items()} == {
+        "/params/cuts/1": ("asset_missing", "is b"),
+        "/params/cuts/2": ("asset_missing", "is c\\x1b"),
+    }
+    assert problems["/params/cuts/1"].as_json()["code"] == "asset_missing"
+    assert Problem.from_json(problems["/params/cuts/1"].as_json()) == problems["/params/cuts/1"]
+    assert parse(EDIT | {"params": {"cuts": ["a"]}}, REGISTRY, RULES).params == {"cuts": ["a"], "parts": []}
+
+
+def test_a_type_is_not_asked_about_inputs_that_are_wrong_themselves() -> None:
+    assert set(refused(EDIT | {"inputs": {}, "params": {"cuts": ["b"]}})) == {"/inputs/assets"}
+
+
+def test_the_nearest_key_is_looked_for_among_those_of_the_value_s_own_kind() -> None:
+    parts = [{"type": "film", "sped": 2}, {"type": "color", "speed": 2}]
+    problems = refused(EDIT | {"params": {"parts": parts}})
+    assert {where: problem.fix for where, problem in problems.items()} == {
+        "/params/parts/0/sped": "did you mean speed?",
+        "/params/parts/1/speed": "there is shade, type",
+    }

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from config.errors import BadSetting
-from config.settings import ImageLimits, Loaded, Settings
+from config.media import MediaLimits
+from config.settings import Loaded, Settings
 from config.values import duration, mask, show_duration, show_size, size
 from storage.objects.rules import Access, BucketRules
 from storage.objects.uri import ObjectUri
@@ -147,7 +148,7 @@ def test_the_password_is_shown_nowhere(tmp_path: Path) -> None:
         ("OUTPUT_PREFIX", "s3://other/x/", "MEDIAMILL_OUTPUT_PREFIX=s3://other/x/: is in bucket 'other', which"),
         ("HTTP_BIND", "9321", "MEDIAMILL_HTTP_BIND=9321: is not an address; write host:port"),
         ("KAFKA_BOOTSTRAP", "kafka", "MEDIAMILL_KAFKA_BOOTSTRAP=kafka: is not a list of servers; write host:port"),
-        ("IMAGE_LIMITS", '{"media": {"pixels": 1}}', "[media][pixels]: is not a name that is known here"),
+        ("MEDIA_LIMITS", '{"media": {"pixels": 1}}', "[media][pixels]: is not a name that is known here"),
         ("LEAS", "1", "MEDIAMILL_LEAS: there is no such setting; did you mean MEDIAMILL_LEASE?"),
         ("lease", "1", "MEDIAMILL_lease: there is no such setting; did you mean MEDIAMILL_LEASE?"),
         ("BEAT", "10", "MEDIAMILL_BEAT=10: should be less than a third of the lease (30s)"),
@@ -211,10 +212,14 @@ def test_the_allow_list_is_one_that_the_object_store_understands(tmp_path: Path)
     )
 
 
-def test_image_limits_of_a_bucket_override_the_general_ones(tmp_path: Path) -> None:
-    settings = load(tmp_path, IMAGE_LIMITS='{"uploads": {"max_bytes": "5MB"}}', IMAGE_PIXELS="1000").settings
-    assert settings.image_limits_of("uploads") == ImageLimits(max_bytes=5_000_000, max_pixels=1000, max_frames=1000)
-    assert settings.image_limits_of("media") == ImageLimits(max_bytes=104_857_600, max_pixels=1000, max_frames=1000)
+def test_media_limits_of_a_bucket_override_the_general_ones(tmp_path: Path) -> None:
+    settings = load(tmp_path, MEDIA_LIMITS='{"uploads": {"max_bytes": "5MB"}}', IMAGE_PIXELS="1000").settings
+    assert settings.media_limits_of("uploads") == MediaLimits(
+        max_bytes=5_000_000, max_pixels=1000, max_frames=1000, max_seconds=43200, max_streams=32
+    )
+    assert settings.media_limits_of("media") == MediaLimits(
+        max_bytes=104_857_600, max_pixels=1000, max_frames=1000, max_seconds=43200, max_streams=32
+    )
 
 
 def test_settings_do_not_change_once_they_are_read(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a decoder may take of a job's pictures: the general limits, or those of the buckets that they come from."""
+"""What decoders may take of a job's media: the general limits, or those of the buckets that they come from."""
 
 from __future__ import annotations
 
@@ -10,23 +10,20 @@ from handlers.protocol import Limits
 
 
 @dataclass(frozen=True, slots=True)
-class ImageLimits:
+class MediaLimits:
     """The general limits, and those of buckets that have limits of their own."""
 
     general: Limits
     by_bucket: Mapping[str, Limits]
 
     @classmethod
-    def of(cls, settings: Settings) -> ImageLimits:
+    def of(cls, settings: Settings) -> MediaLimits:
         """As the settings say."""
-        general = Limits(
-            max_bytes=settings.image_bytes, max_pixels=settings.image_pixels, max_frames=settings.image_frames
-        )
-        own = {
-            bucket: Limits.model_validate(settings.image_limits_of(bucket).model_dump())
-            for bucket in settings.image_limits
-        }
-        return cls(general, own)
+
+        def limits(bucket: str) -> Limits:
+            return Limits.model_validate(settings.media_limits_of(bucket).model_dump())
+
+        return cls(limits(""), {bucket: limits(bucket) for bucket in settings.media_limits})
 
     def over(self, buckets: Iterable[str]) -> Limits | None:
         """The strictest of the limits of all buckets; None where none of them has its own."""
@@ -34,8 +31,4 @@ class ImageLimits:
         if not buckets & self.by_bucket.keys():
             return None
         limits = [self.by_bucket.get(bucket, self.general) for bucket in buckets]
-        return Limits(
-            max_bytes=min(each.max_bytes for each in limits),
-            max_pixels=min(each.max_pixels for each in limits),
-            max_frames=min(each.max_frames for each in limits),
-        )
+        return Limits(**{name: min(getattr(each, name) for each in limits) for name in Limits.model_fields})

@@ -1,0 +1,1 @@
+"""Titles: text set in a box, as a picture."""
