@@ -49,10 +49,12 @@ soak: ## the long chaos run, a group of ingesters, a flood: make soak JOBS=20000
 	@$(BOOTSTRAP) test
 	@$(BIN)/python -m tests.chaos.soak --jobs $(JOBS) --seed $(SEED) --minutes $(MINUTES)
 
-bench: ## one worker's overhead beside procrastinate's, directly and through Kafka, into bench/results/
+bench: ## a job's overhead beside procrastinate's, a film beside ffmpeg's and moviepy's, into bench/results/
 	@$(BOOTSTRAP) bench
 	@$(BIN)/python -m bench.overhead --results bench/results
 	@$(BIN)/python -m bench.overhead --through kafka --results bench/results
+	@$(BIN)/python -m bench.video --results bench/results
+	@$(BIN)/python -m bench.video --clips 50 --results bench/results
 
 setup: ## only the set-up, for everything
 	@$(BOOTSTRAP) test

@@ -177,14 +177,14 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=20, help="length of the film, 10 or more")
+    parser.add_argument("--seconds", type=int, default=20, help="length of the film, 20 or more")
     parser.add_argument("--clips", type=int, help="a film of so many clips of 2 s instead, ours alone, once")
     parser.add_argument("--peer", type=Path, default=PEER_PYTHON, help="an interpreter that has moviepy")
     parser.add_argument("--alone", dest="peer", action="store_const", const=None, help="without moviepy")
     parser.add_argument("--results", type=Path, help="folder to write to; none: only print")
     given = parser.parse_args()
-    if given.seconds < 10 or given.rounds < 1 or (given.clips is not None and given.clips < 1):
-        parser.error("at least 10 seconds, 1 round and 1 clip")
+    if given.seconds < 20 or given.rounds < 1 or (given.clips is not None and given.clips < 1):
+        parser.error("at least 20 seconds, 1 round and 1 clip")
     with tempfile.TemporaryDirectory(prefix="mediamill-bench-") as folder:
         found = (measure_edit if given.clips is None else measure_chain)(given, Path(folder))
     table_ = found["table"]

@@ -59,9 +59,9 @@ class Side(ABC):
 
 
 class Ours(Side):
-    """The executor as the worker starts it, which is given jobs of `video.edit` by the worker's protocol.
+    """An executor with the worker's defaults, which is given jobs of `video.edit` by the worker's protocol.
 
-    It stays: its start is in no film's time, and in the CPU time of none.
+    It stays: its start is in no film's time, and in the CPU time of none. It has no sandbox.
     """
 
     name = "mediamill"
@@ -80,9 +80,11 @@ class Ours(Side):
                 cwd=_ROOT,
                 env=environ,
             )
+        cores = len(os.sched_getaffinity(0))
         hello = Hello(
             device="cpu",
-            cpu_threads=2,
+            cpu_threads=cores,
+            programs=max(1, cores // 2),
             max_batch=1,
             checkpoints=(),
             roles={},

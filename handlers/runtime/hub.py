@@ -16,8 +16,8 @@ from handlers.protocol import CheckpointSpec
 
 log = logging.getLogger(__name__)
 
-#: What a checkpoint's folder has one of: of a model, of a pipeline of several.
-_INDEXES = ("config.json", "model_index.json")
+#: What a checkpoint's folder has one of: of a model, of a pipeline of several, of an openai-whisper.
+_INDEXES = ("config.json", "model_index.json", "*.pt")
 
 Load = Callable[[CheckpointSpec, str], Any]
 LoadProcessor = Callable[[CheckpointSpec], Any]
@@ -69,7 +69,7 @@ class Hub:
         for name in names:
             if name not in self._specs:
                 found[name] = "it is not in the catalogue"
-            elif not any((Path(self._specs[name].path) / index).is_file() for index in _INDEXES):
+            elif not any(file.is_file() for index in _INDEXES for file in Path(self._specs[name].path).glob(index)):
                 path = self._specs[name].path
                 found[name] = f"there is no {_INDEXES[0]} in {path}: get it with `mediamill models pull`"
         return found

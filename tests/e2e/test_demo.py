@@ -79,14 +79,18 @@ def _left(home: Path) -> list[str]:
 
 
 def test_every_job_is_in_the_table_with_its_end_and_what_came_out(shown: Shown) -> None:
-    rows = re.findall(r"^[0-9a-f]{8}  (image\.\w+) +(.+?)  +(\w+) +([0-9.]+)  (.+)$", shown.said, re.MULTILINE)
+    rows = re.findall(r"^[0-9a-f]{8}  (\w+\.\w+) +(.*?)  +(\w+) +([0-9.]+)  (.+)$", shown.said, re.MULTILINE)
     types = [row[0] for row in rows]
-    assert types == ["image.caption"] * 5 + ["image.embed"]
+    assert types == ["image.caption"] * 5 + ["image.embed", "audio.transcribe", "image.generate", "video.edit"]
     assert {row[2] for row in rows} == {"succeeded"}
     assert [row[1] for row in rows[:3]] == ["red-circle", "blue-square", "green-triangle"]
     assert all(re.search("[a-z]{3}", row[4]) for row in rows)
     assert rows[3][4].startswith("3 captions, the best: ")
-    assert "6 succeeded" in shown.said
+    transcribed, generated, edited = (row[4] for row in rows[6:])
+    assert re.match(r"4\.\d of 6\.\d s are speech; \w+: \w", transcribed), transcribed
+    assert generated == "2 pictures of 64 x 64 in 20 steps"
+    assert edited == "144 frames, 6.00 s, 640 x 360"
+    assert "9 succeeded" in shown.said
 
 
 def test_a_word_of_a_caption_and_a_picture_that_is_new_find_pictures(shown: Shown) -> None:
@@ -150,7 +154,7 @@ def test_a_job_that_fails_shows_in_the_table_and_in_the_exit_code(shown: Shown) 
         picture.write_bytes(drawn)
     assert done.returncode == 1
     assert re.search(r"image\.caption +green-triangle +failed .*InvalidInput: ", done.stdout)
-    assert "1 of 6 jobs did not succeed; see `MEDIAMILL_HOME=" in done.stderr
+    assert "1 of 9 jobs did not succeed; see `MEDIAMILL_HOME=" in done.stderr
 
 
 def test_an_interruption_leaves_no_process(shown: Shown, running: subprocess.Popen[str]) -> None:

@@ -113,7 +113,8 @@ async def test_a_poster_is_the_frame_of_its_moment_and_gets_its_embedding(
 async def test_subtitles_are_burnt_into_the_frames_of_their_time(film: dict[str, Path], tmp_path: Path) -> None:
     items = [{"type": "color", "color": "#000000", "duration": 2}]
     burnt = [{"asset": "words", "mode": "burn"}]
-    whole = (await edit(tmp_path / "a", items, film, subtitles=burnt)).frames()
+    odd = tmp_path / "a:b,c'd[e];f=g"  # a folder whose name would mean something in a filter
+    whole = (await edit(odd, items, film, subtitles=burnt)).frames()
     bright = [int((picture.min(axis=2) > 150).sum()) for picture in whole]
     assert [index for index, count in enumerate(bright) if count > 10] == list(range(15, 30))
     output = {"range": {"start": {"f": 20}, "end": {"f": 40}}}
