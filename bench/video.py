@@ -2,11 +2,11 @@
 
 The film: 1280 x 720 at 30 frames a second, three clips of which each fades into the next for a second (picture and
 sound), a title for four seconds, music under all; x264 `veryfast` at CRF 20, AAC at 192 kbit/s. ffmpeg by itself is the
-limit: one run with a graph written by hand, the title as a picture. All encode by the same ffmpeg and with the same
-settings. Ours is the executor's whole job: the assets are probed, the timeline planned, the title drawn, the film
-rendered and verified. Imports and starts are in nobody's time. Rounds alternate; in the first, which is not timed,
-memory is looked at. Each film is checked: its frames counted, the middles of its crossfades compared with a mix of both
-clips, the title found, tones measured.
+limit: one run with the same graph written by hand, the title as a picture; nothing is looked at before or after. All
+encode by the same ffmpeg and with the same settings. Ours is the executor's whole job: the assets are probed, the
+timeline planned, the title drawn, the film rendered and verified. Imports and starts are in nobody's time. Rounds
+alternate; in the first, which is not timed, memory is looked at. Each film is checked: its frames counted, the middles
+of its crossfades compared with a mix of both clips, the title found, tones measured.
 
 With `--clips 50`: ours alone, a film of as many clips of 2 s, two of three with a crossfade of half a second.
 """

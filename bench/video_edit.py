@@ -106,25 +106,37 @@ class Edit:
         return ["-nostdin", "-v", "error", "-y", *inputs, "-filter_complex", ";".join(self._graph(material)), *output]
 
     def _graph(self, material: Material) -> list[str]:
-        size = f"scale={WIDTH}:{HEIGHT},setsar=1,format=yuv420p"
-        graph = [
-            f"[{n}:v]fps={FPS},trim=end_frame={length},{size},settb=1/{FPS}[v{n}]"
-            for n, length in enumerate(self.lengths)
-        ]
+        graph = self._pictures()
         graph += [f"[{n}:a]aresample={RATE},aformat=fltp:channel_layouts=stereo[a{n}]" for n in range(3)]
-        for n, start in enumerate(self.starts[1:], 1):
-            before = "0" if n == 1 else f"f{n - 1}"
-            graph.append(
-                f"[v{before}][v{n}]xfade=transition=fade:duration={FADE / FPS}:offset={start / FPS:.6f}[vf{n}]"
-            )
-            graph.append(f"[a{before}][a{n}]acrossfade=ns={FADE * RATE // FPS}:c1=tri:c2=tri[af{n}]")
+        fade = f"acrossfade=ns={FADE * RATE // FPS}:c1=tri:c2=tri"
+        graph += [f"[a0][a1]{fade}[af]", f"[af][a2]{fade}[sound]"]
         left, top, _, _ = material.covers
-        shown = f"gte(t,{TITLE_AT_S})*lt(t,{TITLE_AT_S + TITLE_S})"
-        graph.append("[4:v]format=yuva420p[title]")
-        graph.append(f"[vf2][title]overlay={left}:{top}:format=yuv420:enable='{shown}',settb=1/{FPS},setpts=N[v]")
+        # Shown on for its time, and over then: cheaper than an overlay that is switched on and off.
+        held = f"tpad=stop=-1:stop_mode=clone,trim=end_frame={TITLE_S * FPS},settb=1/{FPS},setpts=N+{TITLE_AT_S * FPS}"
+        graph.append(f"[4:v]format=yuva420p,{held}[title]")
+        graph.append(f"[film][title]overlay={left}:{top}:format=yuv420:eof_action=pass[v]")
         graph.append(f"[3:a]aresample={RATE},aformat=fltp:channel_layouts=stereo,volume={MUSIC_VOLUME}[music]")
-        graph.append("[af2][music]amix=inputs=2:duration=first:normalize=0[a]")
+        graph.append("[sound][music]amix=inputs=2:duration=first:normalize=0[a]")
         return graph
+
+    def _pictures(self) -> list[str]:
+        """The clips, cut where a crossfade begins and ends: `xfade` converts every frame that goes through it to 4:4:4,
+        which those outside of a crossfade are spared."""
+        graph, order = [], []
+        size, restart = f"scale={WIDTH}:{HEIGHT},setsar=1,format=yuv420p", "setpts=PTS-STARTPTS"
+        for n, length in enumerate(self.lengths):
+            cuts = [0, *([FADE] if n else []), *([length - FADE] if n < 2 else []), length]
+            names = [*(["head"] if n else []), "body", *(["tail"] if n < 2 else [])]
+            whole = f"fps={FPS},trim=end_frame={length},{size},settb=1/{FPS},split={len(names)}"
+            graph.append(f"[{n}:v]{whole}" + "".join(f"[s{name}{n}]" for name in names))
+            for name, first, last in zip(names, cuts, cuts[1:], strict=False):
+                graph.append(f"[s{name}{n}]trim=start_frame={first}:end_frame={last},{restart}[{name}{n}]")
+            if n:
+                fade = f"xfade=transition=fade:duration={FADE / FPS}:offset=0,format=yuv420p"
+                graph.append(f"[tail{n - 1}][head{n}]{fade}[fade{n}]")
+                order.append(f"[fade{n}]")
+            order.append(f"[body{n}]")
+        return [*graph, f"{''.join(order)}concat=n={len(order)},settb=1/{FPS},setpts=N[film]"]
 
     def assets(self, material: Material) -> dict[str, str]:
         """The paths of the timeline's assets."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from config.catalogue import Catalogue, Role
 from config.settings import Settings
 from console.compose import Deployment
 from console.failures import refused
+from handlers.models import schedulers
 from handlers.protocol import CheckpointSpec, GenerationDefaults
 from storage.objects.cache import ContentCache
 from storage.objects.reader import ObjectReader
@@ -25,13 +27,14 @@ _ASKING_TAKES_AT_MOST_S = 120
 def worker_parts(deployment: Deployment, health: Health, metrics: Metrics) -> Parts:
     """Everything that runs jobs, made and checked; closed with the deployment.
 
-    Raises CommandFailed where checkpoints are missing or the host allows less confinement than is required, and what
-    the deployment's parts raise.
+    Raises CommandFailed where checkpoints or fonts are missing or the host allows less confinement than is required,
+    and what the deployment's parts raise.
     """
     device = chosen_device(deployment.settings)
     settings = deployment.settings.model_copy(update={"device": device})
     catalogue = deployment.catalogue
     checkpoints = checkpoint_specs(catalogue, settings, device)
+    check_fonts(settings)
     try:
         sandbox = probe(SandboxMode(settings.sandbox))
     except SandboxUnavailable as error:
@@ -55,9 +58,12 @@ def worker_parts(deployment: Deployment, health: Health, metrics: Metrics) -> Pa
 
 
 def checkpoint_specs(catalogue: Catalogue, settings: Settings, device: str) -> list[CheckpointSpec]:
-    """The profile's checkpoints as an executor loads them. Raises CommandFailed with a line for each missing one."""
-    if missing := catalogue.missing(settings.models):
-        raise refused(*(one.sentence for one in missing))
+    """The profile's checkpoints as an executor loads them.
+
+    Raises CommandFailed with a line for each that is missing, or whose entry asks for what there is not.
+    """
+    if wrong := [one.sentence for one in catalogue.missing(settings.models)] + list(_unknown_schedulers(catalogue)):
+        raise refused(*wrong)
     specs = []
     for entry in catalogue.entries.values():
         folder = catalogue.folder(entry, settings.models)
@@ -74,6 +80,22 @@ def checkpoint_specs(catalogue: Catalogue, settings: Settings, device: str) -> l
             )
         )
     return specs
+
+
+def check_fonts(settings: Settings) -> None:
+    """Raises CommandFailed with a line for each font of the settings that is no file: jobs would fail one by one."""
+    missing = {name: path for name, path in settings.fonts.items() if not path.is_file()}
+    if missing:
+        raise refused(*(f"MEDIAMILL_FONTS: {name}: there is no file {path}" for name, path in missing.items()))
+
+
+def _unknown_schedulers(catalogue: Catalogue) -> Iterator[str]:
+    for entry in catalogue.entries.values():
+        if entry.generation is not None and entry.generation.scheduler is not None:
+            try:
+                schedulers.known(entry.generation.scheduler)
+            except ValueError as error:
+                yield f"{catalogue.source}: checkpoints.{entry.name}.generation.scheduler: {error}"
 
 
 def _embed(catalogue: Catalogue, checkpoints: list[CheckpointSpec]) -> EmbedCheckpoint | None:

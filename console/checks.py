@@ -21,10 +21,10 @@ from storage.lookup import live_workers
 from storage.objects.errors import ObjectError
 from storage.overview import server
 from storage.schema import SchemaMismatch
-from worker.sandbox import SandboxMode, SandboxUnavailable, probe
+from worker.sandbox import PROGRAMS, SandboxMode, SandboxUnavailable, probe
 
 #: What the executor imports to run its models.
-LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "PIL")
+LIBRARIES = ("torch", "transformers", "diffusers", "whisper", "silero_vad", "safetensors", "numpy", "PIL")
 _IMPORTING_TAKES_AT_MOST_S = 120
 _LEAST_FREE_BYTES = 5 << 30
 
@@ -141,6 +141,8 @@ def _ffmpeg(_: Deployment) -> Check:
     except Retry as error:
         return Check("ffmpeg", Status.WARN, error.message, ("pictures need none",))
     known = tuple(ffmpeg.warnings())
+    if shutil.which("ffmpeg", path=PROGRAMS) is None:
+        known += (f"the executor does not find it: it looks in {PROGRAMS} alone",)
     return Check("ffmpeg", Status.WARN if known else Status.OK, build.text, known)
 
 

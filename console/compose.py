@@ -172,18 +172,23 @@ class Deployment:
         return LocalStore(folder, self.bucket_rules)
 
     @cached_property
-    def catalogue(self) -> Catalogue:
-        """The checkpoints that the deployment knows."""
+    def profile(self) -> Catalogue:
+        """The checkpoints that jobs of the deployment may name, whichever of its workers has them."""
         from config.catalogue import Catalogue
 
-        return Catalogue.load(self.settings.catalogue).of_roles(self.settings.model_roles)
+        return Catalogue.load(self.settings.catalogue)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Those of them that a worker with these settings has."""
+        return self.profile.of_roles(self.settings.model_roles)
 
     @cached_property
     def message_rules(self) -> Rules:
         """What the door of the command line lets in."""
         from intake.message import Rules
 
-        return Rules.of(self.settings, checkpoints=self.catalogue.entries)
+        return Rules.of(self.settings, checkpoints=self.profile.entries)
 
     @cached_property
     def settle_rules(self) -> settle.Rules:

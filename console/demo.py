@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,12 +32,14 @@ import anyio.to_thread
 from config.settings import Settings
 from console import demo_jobs, demo_worker, output
 from console.demo_jobs import Ended
+from console.demo_steps import progress, step
 from console.demo_worker import Worker
 from console.failures import CommandFailed, Exit, report, unreachable
 from console.output import Column
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.pooled import PooledDatabase
+from worker.sandbox import PROGRAMS
 
 T = TypeVar("T")
 
@@ -46,7 +49,6 @@ MEDIAMILL = str(Path(sys.executable).with_name("mediamill"))
 PATIENCE_S = 300.0
 #: The server goes this soon after its last user, so that nothing is left behind.
 _LINGER_S = 2.0
-_PLAIN_EVERY_S = 5.0
 _LOOK_S = 0.1
 _SETTINGS = """\
 # Read whenever MEDIAMILL_HOME is this folder; the environment wins: MEDIAMILL_CATALOGUE=small
@@ -118,60 +120,9 @@ def at(home: Path) -> Demo:
     return Demo(home, environ, Settings.load(environ).settings, datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
 
 
-# --- what is shown while it goes on ---
-
-
 def _shown(path: Path) -> str:
     """As short as it can be named from here."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-class _Said:
-    """What a step has to say at its end."""
-
-    text = ""
-
-
-@contextmanager
-def _step(title: str, *, spinner: bool = True) -> Iterator[_Said]:
-    """A line at its end; until then a spinner where there is a terminal."""
-    said, began = _Said(), time.monotonic()
-    with ExitStack() as shown:
-        if spinner and output.on_terminal():
-            shown.enter_context(output.terminal().status(f"{title} ..."))
-        yield said
-    output.line(f"  {title:12} {said.text} ({time.monotonic() - began:.1f} s)")
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, else a line now and then; to be called with the state of each job that has ended."""
-    if not output.on_terminal():
-        yield _lines(total)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=output.terminal(), transient=True) as bar:
-        task = bar.add_task("jobs (the first ones wait for torch)", total=total)
-        yield lambda state: bar.update(task, advance=1, description=f"jobs (the last one: {state})")
-
-
-def _lines(total: int) -> Callable[[str], None]:
-    states: Counter[str] = Counter()
-    last = time.monotonic()
-
-    def ended(state: str) -> None:
-        nonlocal last
-        states[state] += 1
-        if time.monotonic() - last >= _PLAIN_EVERY_S:
-            last = time.monotonic()
-            output.line(f"  {states.total()} of {total} jobs have ended")
-
-    return ended
-
-
-# --- the demo ---
 
 
 async def play(demo: Demo, count: int) -> None:
@@ -182,13 +133,15 @@ async def play(demo: Demo, count: int) -> None:
     async with _postgres(demo) as database:
         await _checkpoints(demo)
         pictures = await _drawn(demo, count)
-        await _filmed(demo)
+        films = await _filmed(demo)
         async with _worker(demo) as worker:
             async with _watched(worker):
-                ended = await _in_time(worker, _jobs, demo, database, pictures)
+                ended = await _in_time(
+                    worker, _jobs, demo, database, demo_jobs.messages(pictures, demo.run, films=films)
+                )
                 await _searches(demo, ended)
             output.line()
-            with _step("drain") as said:
+            with step("drain") as said:
                 await worker.drain()
                 said.text = "the worker was told to stop (SIGTERM), and has"
     output.line(f"  {'all of it':12} {time.monotonic() - began:.1f} s")
@@ -199,7 +152,7 @@ async def play(demo: Demo, count: int) -> None:
 async def _postgres(demo: Demo) -> AsyncIterator[Database]:
     """Holds the server through all of it; each command would find or start it by itself."""
     with ExitStack() as held:
-        with _step("Postgres") as said:
+        with step("Postgres") as said:
             server = EmbeddedPostgres(demo.settings.pgdata, linger_s=_LINGER_S)
             await anyio.to_thread.run_sync(server.start)
             held.callback(server.close)
@@ -210,7 +163,7 @@ async def _postgres(demo: Demo) -> AsyncIterator[Database]:
 
 
 async def _checkpoints(demo: Demo) -> None:
-    with _step("checkpoints") as said:
+    with step("checkpoints") as said:
         known = await demo.json("models", "list")
         if missing := [one["name"] for one in known if one["state"] != "ok"]:
             await demo.mediamill("models", "pull", *missing)
@@ -220,7 +173,7 @@ async def _checkpoints(demo: Demo) -> None:
 
 async def _drawn(demo: Demo, count: int) -> list[str]:
     """The pictures' names. The executor's interpreter draws them: it has Pillow, this one has not."""
-    with _step("pictures") as said:
+    with step("pictures") as said:
         script = Path(__file__).with_name("demo_pictures.py")
         command = [demo.settings.executor_python, script, demo.pictures, str(count), demo.query]
         done = await anyio.run_process(list(map(str, command)), check=False, start_new_session=True)
@@ -231,14 +184,22 @@ async def _drawn(demo: Demo, count: int) -> list[str]:
     return names
 
 
-async def _filmed(demo: Demo) -> None:
-    """Speech, music and two small films."""
-    with _step("media") as said:
+async def _filmed(demo: Demo) -> bool:
+    """Speech, music and two small films; whether there is the ffmpeg that jobs with them need."""
+    films = shutil.which("ffmpeg", path=PROGRAMS) is not None
+    with step("media") as said:
         command = [str(demo.settings.executor_python), "-m", "console.demo_media", str(demo.made)]
         done = await anyio.run_process(command, check=False, cwd=ROOT, start_new_session=True)
         if done.returncode != 0:
             raise unreachable("sound and films could not be made:", *done.stderr.decode(errors="replace").splitlines())
         said.text = "; ".join(line.replace(": there already", "") for line in done.stdout.decode().splitlines())
+    if not films:
+        output.line(
+            f"  ffmpeg is not installed: nothing is transcribed or edited this time (looked in {PROGRAMS};"
+            " apt-get install ffmpeg)",
+            style="yellow",
+        )
+    return films
 
 
 @asynccontextmanager
@@ -247,7 +208,7 @@ async def _worker(demo: Demo) -> AsyncIterator[Worker]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     async with demo_worker.started([MEDIAMILL], demo.environ, port=port, log=demo.log) as worker:
-        with _step("worker") as said:
+        with step("worker") as said:
             async with _watched(worker):
                 await _in_time(worker, worker.ready)
             said.text = f"process {worker.pid}, ready; its log is {_shown(demo.log)}"
@@ -269,10 +230,9 @@ async def _in_time(worker: Worker, work: Callable[..., Awaitable[T]], *arguments
     raise await worker.why_slow()
 
 
-async def _jobs(demo: Demo, database: Database, pictures: Sequence[str]) -> list[Ended]:
-    wanted = demo_jobs.messages(pictures, demo.run)
+async def _jobs(demo: Demo, database: Database, wanted: Sequence[Mapping[str, Any]]) -> list[Ended]:
     demo.jobs.write_text("".join(f"{json.dumps(message)}\n" for message in wanted))
-    with _step("jobs", spinner=False) as said, _progress(len(wanted)) as tell:
+    with step("jobs", spinner=False) as said, progress(len(wanted)) as tell:
         answer = await demo.json("submit", "--from", str(demo.jobs))
         ids = [uuid.UUID(one["id"]) for one in answer["submitted"]]
         states: dict[uuid.UUID, str] = {}

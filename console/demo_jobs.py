@@ -16,17 +16,23 @@ from storage.database import Database
 from storage.jobs import JobRecord
 
 
-def messages(pictures: Sequence[str], run: str) -> list[dict[str, Any]]:
-    """Of every type: captions of all pictures, two embedded, two made, a recording written down, a film edited."""
+def messages(pictures: Sequence[str], run: str, *, films: bool) -> list[dict[str, Any]]:
+    """Of every type: captions of all pictures, two embedded, two made, a recording written down, a film edited.
+
+    Without the last two where there are no `films`.
+    """
     uris = [f"s3://media/pictures/{name}.png" for name in pictures]
     jobs: list[dict[str, Any]] = [
         *({"type": "image.caption", "inputs": {"image": uri}} for uri in uris),
         *({"type": "image.caption", "inputs": {"image": uri}, "params": {"count": 3, "seed": 7}} for uri in uris[:2]),
         {"type": "image.embed", "inputs": {"images": uris[:2]}},
-        {"type": "audio.transcribe", "inputs": {"audio": f"{_MADE}/speech.wav"}, "params": {"words": True}},
         {"type": "image.generate", "params": {"prompt": "a red circle", "count": 2, "seed": 7, "steps": 20}},
-        {"type": "video.edit", "inputs": {"assets": _ASSETS | {"house": uris[0]}}, "params": FILM},
     ]
+    if films:
+        jobs += [
+            {"type": "audio.transcribe", "inputs": {"audio": f"{_MADE}/speech.wav"}, "params": {"words": True}},
+            {"type": "video.edit", "inputs": {"assets": _ASSETS | {"house": uris[0]}}, "params": FILM},
+        ]
     return [job | {"labels": {"demo": run}} for job in jobs]
 
 

@@ -4,6 +4,7 @@
 
 makes speech.wav, music.wav, ball.mp4 and boat.mp4 in FOLDER. What is there already is left as it is. Prints what each
 is. Without espeak-ng nobody speaks: speech.wav is then a melody, and there is nothing in it to be written down.
+Without ffmpeg there are no films.
 """
 
 from __future__ import annotations
@@ -111,6 +112,9 @@ def main() -> None:
         path = folder / name
         if path.exists():
             sys.stdout.write(f"{name}: there already\n")
+            continue
+        if path.suffix == ".mp4" and shutil.which("ffmpeg") is None:
+            sys.stdout.write(f"{name}: not made (ffmpeg is not installed)\n")
             continue
         whole = path.with_name(f".{name}.{os.getpid()}")
         said = maker(whole)

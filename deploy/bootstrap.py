@@ -265,7 +265,7 @@ def set_up(root: Path, stage: str) -> None:
         if test:
             setup.jars()
         if stage == "bench":
-            setup.environment(".venv-bench", ["bench"], project=False, size="25 MB, the peer")
+            setup.environment(".venv-bench", ["bench"], project=False, size="0.3 GB, the peers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

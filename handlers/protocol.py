@@ -171,6 +171,8 @@ class Beat(Line):
     """Keys of the jobs with a sample in the batch that is on the device now."""
     device_busy_s: float = 0
     """For how long that batch has been running."""
+    broken: dict[str, str] = {}
+    """As in `Ready`, of those that were first wanted since."""
 
 
 class Progress(Line):

@@ -51,7 +51,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], base: Path, valu
         where = pointer((*base, *path))
         if where in found:
             continue  # a union reports every branch; the first sentence about a place is enough
-        if details["type"] == "extra_forbidden":
+        if details["type"] == "extra_forbidden" and path:
             schema = schema or model.model_json_schema()
             fix = nearest(path[-1], _keys(schema, schema, path[:-1], value))
             found[where] = Problem(where, Code.UNKNOWN_KEY, f"is not {what}", fix)

@@ -11,24 +11,31 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
+import structlog
 from pydantic import ValidationError
 
 from config.lanes import Lane
 from config.settings import Settings
-from handlers.declaration import Params
+from handlers.declaration import Named, Params
+from handlers.errors import InvalidInput
 from handlers.registry import AnyHandler, Registry
 from intake.decoding import decode, unstorable
 from intake.explain import problems_of
 from intake.fields import Message
-from intake.problems import Code, Problem, Refused, describe, nearest, shorten
+from intake.problems import MOST_PROBLEMS, Code, Problem, Refused, describe, nearest, safe, shorten
 from intake.references import InputsCheck, Normal, bad_uri, shapes
 from storage.objects.rules import Access, BucketRules
 from storage.objects.uri import BadUri, ObjectPrefix
 
 __all__ = ["JobSpec", "Problem", "Refused", "Rules", "canonical", "describe", "parse", "sha256_of"]
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+#: Characters of what a handler says of a message as a whole.
+_SENTENCE = 1000
 #: Longest name of a file under `output`: job id, attempt, worker, role, extension.
 _OUTPUT_NAME = 160
 #: Keys that a CloudEvents 1.0 envelope must have.
@@ -128,7 +135,7 @@ def parse(body: bytes | str | Mapping[str, Any], registry: Registry, rules: Rule
     spec: JobSpec | None = None
     if message is not None:
         check = _Check(message, registry, rules, touched={problem.pointer.removeprefix(base) for problem in problems})
-        spec = check.job()
+        spec = check.job_or_bug()
         known = {problem.pointer for problem in problems}
         found = (Problem(base + p.pointer, p.code, p.message, p.fix) for p in check.problems)
         problems += [problem for problem in found if problem.pointer not in known]
@@ -191,6 +198,19 @@ class _Check:
         self._touched = touched
         """Pointers where no JSON value stands: nothing more can be said there."""
 
+    def job_or_bug(self) -> JobSpec | None:
+        """As `job`; a fault in the code of a job type is a problem of this message, and stops none that follow it."""
+        try:
+            return self.job()
+        except MemoryError:
+            raise
+        except Exception as error:
+            log.exception("the check of a message failed", type=shorten(self._message.get("type")))
+            what = f"cannot be checked: the check of such messages fails here ({type(error).__name__})"
+            fix = "a fault in the job type, its log says which: replay the message with a build that has none"
+            self._say("", Code.CHECK_FAILED, what, fix)
+            return None
+
     def job(self) -> JobSpec | None:
         """The job; None when there are problems."""
         said = self._said()
@@ -203,8 +223,7 @@ class _Check:
                 inputs.check(handler.type, handler.inputs, given)
             params = self._params(handler)
             if params is not None and isinstance(given, dict) and not inputs.problems:
-                names = {role: given[role].keys() for role in handler.inputs if isinstance(given.get(role), dict)}
-                self.problems += map(Problem.of, handler.problems(params, names))
+                self._together(handler, params, given)
         if handler is not None and "inputs" not in self._message and inputs.problems:
             what = f"is missing: {handler.type} needs inputs"
             inputs.problems = [Problem("/inputs", Code.MISSING, what, f"write {shapes(handler.inputs)}")]
@@ -215,6 +234,16 @@ class _Check:
         if said is None or handler is None or params is None or self.problems or self._touched:
             return None
         return self._spec(said, lane, handler, params, inputs.normal)
+
+    def _together(self, handler: AnyHandler, params: Params, given: Mapping[str, Any]) -> None:
+        named = [role for role, declared in handler.inputs.items() if isinstance(declared, Named)]
+        try:
+            found = handler.problems(params, {role: given.get(role, {}).keys() for role in named})
+            self.problems += map(Problem.of, islice(found, MOST_PROBLEMS + 1))
+        except InvalidInput as error:
+            self.problems += map(Problem.of, error.problems)
+            if not error.problems:
+                self._say("", Code.BAD_VALUE, safe(error.message, _SENTENCE), "")
 
     def _spec(
         self, said: Message, lane: Lane, handler: AnyHandler, params: Params, inputs: Mapping[str, Normal]

@@ -19,7 +19,7 @@ import handlers.errors
 MOST_PROBLEMS = 50
 _MOST_SHOWN = 60
 #: Characters of what a handler says of a message.
-_MOST_OF_POINTER, _MOST_OF_SENTENCE = 500, 1000
+_MOST_OF_POINTER, _MOST_OF_CODE, _MOST_OF_SENTENCE = 500, 100, 1000
 
 Path = tuple[str | int, ...]
 
@@ -52,12 +52,20 @@ class Code(StrEnum):
     BAD_URI = "bad_uri"
     BUCKET_NOT_ALLOWED = "bucket_not_allowed"
     CONTRADICTION = "contradiction"
+    CHECK_FAILED = "check_failed"
     MORE_PROBLEMS = "more_problems"
 
 
-#: What a newer build may know: such a message is validated again by the next build that sees it.
+#: What a newer build may know, or do right: such a message is validated again by the next build that sees it.
 _MAY_BE_NEWER = frozenset(
-    {Code.UNKNOWN_KEY, Code.UNKNOWN_TYPE, Code.UNKNOWN_INPUT, Code.UNKNOWN_CHECKPOINT, Code.UNKNOWN_VALUE}
+    {
+        Code.UNKNOWN_KEY,
+        Code.UNKNOWN_TYPE,
+        Code.UNKNOWN_INPUT,
+        Code.UNKNOWN_CHECKPOINT,
+        Code.UNKNOWN_VALUE,
+        Code.CHECK_FAILED,
+    }
 )
 
 
@@ -76,8 +84,8 @@ class Problem:
     @classmethod
     def of(cls, problem: handlers.errors.Problem) -> Problem:
         """What a job type's handler has found."""
-        where = safe(problem.pointer, _MOST_OF_POINTER)
-        return cls(where, problem.code, safe(problem.message, _MOST_OF_SENTENCE), safe(problem.fix, _MOST_OF_SENTENCE))
+        where, code = safe(problem.pointer, _MOST_OF_POINTER), safe(problem.code, _MOST_OF_CODE)
+        return cls(where, code, safe(problem.message, _MOST_OF_SENTENCE), safe(problem.fix, _MOST_OF_SENTENCE))
 
     def as_json(self) -> dict[str, str]:
         """As it stands in `rejected_messages.error` and in answers over HTTP."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -185,6 +186,7 @@ class Executor:
             timeouts=self._settings.timeouts,
             clock=self._clock,
             on_ready=self._on_ready,
+            on_broken=self._on_broken,
         )
         return self._process
 
@@ -193,6 +195,14 @@ class Executor:
         self._failed_starts = 0
         log.info("executor ready", executor=self.name, device=ready.device_name, broken=ready.broken)
         self._turn()
+
+    def _on_broken(self, broken: Mapping[str, str]) -> None:
+        """Some checkpoints are loaded when a job first wants them: what is then found is as if it had been said."""
+        ours = {spec.name for spec in self._settings.hello.checkpoints}
+        if self.info is not None and (news := (broken.keys() - self.info.broken.keys()) & ours):
+            found = {name: broken[name] for name in news}
+            log.warning("checkpoints cannot be loaded", executor=self.name, broken=found)
+            self.info = self.info.model_copy(update={"broken": {**self.info.broken, **found}})
 
     def _turn(self) -> None:
         self._turned.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 
@@ -71,6 +71,7 @@ class ExecutorProcess:
         timeouts: Timeouts,
         clock: Clock,
         on_ready: Callable[[Ready], None],
+        on_broken: Callable[[Mapping[str, str]], None],
     ) -> None:
         self._name = name
         self._command = command
@@ -79,6 +80,7 @@ class ExecutorProcess:
         self._timeouts = timeouts
         self._clock = clock
         self._on_ready = on_ready
+        self._on_broken = on_broken
         self._scope = anyio.CancelScope()
         self._started_at = self._heard_at = clock.monotonic()
         self._cap = RateCap(clock)
@@ -162,6 +164,8 @@ class ExecutorProcess:
         match said:
             case Beat():
                 self._heard_at, self.beat = self._clock.monotonic(), said
+                if said.broken and self._ready.is_set():
+                    self._on_broken(said.broken)
             case Outcomes(items=outcomes):
                 suspicious = may_be_unstorable(line)
                 for outcome in outcomes:

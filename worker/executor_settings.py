@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from handlers.protocol import Hello
@@ -13,6 +14,8 @@ from worker.sandbox import Rlimits, View
 
 #: Jobs that an executor should have at a time, whatever they are.
 CAPACITY = 512
+#: An encoder alone makes up to 128, where there are so many cores.
+_THREADS_OF_A_PROGRAM = 512
 
 
 def executor_settings(parts: Parts, scratch: Path) -> ExecutorSettings:
@@ -39,11 +42,14 @@ def executor_settings(parts: Parts, scratch: Path) -> ExecutorSettings:
         read_only=(
             settings.cache,
             *(Path(spec.path) for spec in parts.checkpoints.values()),
-            *(font.parent for font in settings.fonts.values()),
+            # The files alone: what lies beside a font may be anything.
+            *settings.fonts.values(),
         ),
         gpu=device != "cpu",
     )
-    command = parts.sandbox.command(view, rlimits=Rlimits(data_bytes=settings.executor_memory), environ=parts.environ)
+    rlimits = Rlimits(data_bytes=settings.executor_memory)
+    rlimits = replace(rlimits, processes=rlimits.processes + _THREADS_OF_A_PROGRAM * settings.programs)
+    command = parts.sandbox.command(view, rlimits=rlimits, environ=parts.environ)
     return ExecutorSettings(
         name=device,
         command=command,

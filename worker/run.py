@@ -357,9 +357,9 @@ def _shaped(handler: AnyHandler, files: Files) -> dict[str, str | list[str] | di
     return shaped
 
 
-def _identity(spec: CheckpointSpec) -> list[Any]:
-    """What of a checkpoint results follow from: its weights, and what a job's silence means."""
-    return [spec.digest, spec.dtype, *([spec.generation.model_dump()] if spec.generation else [])]
+def _identity(spec: CheckpointSpec) -> dict[str, Any]:
+    """What of a checkpoint results follow from: its weights, and how the catalogue and the settings have it used."""
+    return spec.model_dump(mode="json", exclude={"name", "path"}, exclude_defaults=True)
 
 
 def _is_picture(probe: Mapping[str, Any] | None) -> bool:

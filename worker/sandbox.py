@@ -35,6 +35,8 @@ _PASSED_ON = (
     "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "LD_LIBRARY_PATH",
     "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF",
 )  # fmt: skip
+#: The PATH of an executor, whatever the courier's is.
+PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROBE_TIMEOUT_S = 20
 
 
@@ -110,7 +112,7 @@ class View:
     private: Path
     """A folder of the courier's own, where the executor's import folder is made (levels without bubblewrap)."""
     read_only: tuple[Path, ...] = ()
-    """Models, the content cache."""
+    """Folders and files: models, the content cache, fonts."""
     packages: Mapping[str, Path] = field(default_factory=dict)
     """More to import, by name, beside `handlers` and `config`."""
     gpu: bool = False
@@ -314,7 +316,7 @@ def _environment(environ: Mapping[str, str], code: Path, home: Path) -> dict[str
     return {
         "LANG": "C.UTF-8",
         **kept,
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": PROGRAMS,
         "HOME": str(home),
         "USER": "mediamill",
         "LOGNAME": "mediamill",

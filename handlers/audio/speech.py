@@ -77,7 +77,7 @@ class Speech:
     """What was heard."""
 
     language: str | None = None
-    """None: nobody spoke, and none was named."""
+    """None: nothing was said, and none was named."""
     language_probability: float | None = None
     """None: it was named, or nobody spoke."""
     speech_s: float = 0.0
@@ -90,8 +90,8 @@ async def hear(
 ) -> Speech:
     """Writes down a recording that comes in blocks (float32 numpy, mono, 16 kHz), and says how far it is.
 
-    However long it is, no more than a few windows are held: `sound` waits while they are at work. Raises what
-    `Context.infer` raises.
+    However long it is, no more than a few windows are held: `sound` waits while they are at work. Raises a group of
+    what `sound` and `Context.infer` raise.
     """
     hearing = _Hearing(ctx, listening, request, expected_s)
     samples = 0
@@ -143,13 +143,24 @@ class _Hearing:
             await self.begin(group)
 
     async def begin(self, group: TaskGroup) -> None:
-        """Finds out the language, and lets the windows go that waited for it."""
+        """Finds out the language, and lets the windows go that waited for it.
+
+        Windows in which nobody speaks say nothing about it: where all are such, the next ones are asked.
+        """
         waiting, self.first = self.first, []
-        if not waiting:
-            return
-        language, begun = await _first(self.ctx, waiting, self.request, self.speech)
+        begun = await _first(self.ctx, waiting, self.request)
+        said = []
         for window, each in zip(waiting, begun, strict=True):
-            await self._start(group, window, language, each)
+            if _is_silence(each):
+                del self.open[window.number]
+            else:
+                said.append((window, each))
+        if not said:
+            return
+        language, self.speech.language_probability = _likeliest(said)
+        self.speech.language = language
+        for window, each in said:
+            await self._start(group, window, language, each if each.language == language else None)
 
     async def _start(self, group: TaskGroup, window: Window, language: str, begun: Decoded | None = None) -> None:
         await self.places.acquire()
@@ -170,24 +181,24 @@ class _Hearing:
         self.ctx.progress(min(1.0, self.told / self.expected_s), f"{self.told:.0f} of {self.expected_s:.0f} s")
 
 
-async def _first(
-    ctx: Context, windows: Sequence[Window], request: Request, speech: Speech
-) -> tuple[str, list[Decoded | None]]:
-    """Decodes the first windows, each in its likeliest language, and finds the one of all of them together.
-
-    Each window counts with the seconds of its speech. What was decoded in another language is None.
-    """
+async def _first(ctx: Context, windows: Sequence[Window], request: Request) -> list[Decoded]:
+    """Decodes windows at the first temperature, each in its likeliest language."""
+    if not windows:
+        return []
     mels = [await ctx.prepare(spectrogram, request.checkpoint, window.samples) for window in windows]
     samples = [_sample(mel, request, None, _seed(window), 0) for mel, window in zip(mels, windows, strict=True)]
-    begun: list[Decoded] = await ctx.infer(decode, request.checkpoint, samples, key=samples[0].batch_key)
-    weights = [max(window.speech_s, 0.01) for window in windows]
+    return await ctx.infer(decode, request.checkpoint, samples, key=samples[0].batch_key)
+
+
+def _likeliest(begun: Sequence[tuple[Window, Decoded]]) -> tuple[str, float]:
+    """The language of windows together, and how likely it is. Each window counts with the seconds of its speech."""
+    weights = [max(window.speech_s, 0.01) for window, _ in begun]
     likely: dict[str, float] = {}
-    for decoded, weight in zip(begun, weights, strict=True):
+    for (_, decoded), weight in zip(begun, weights, strict=True):
         for code, probability in (decoded.languages or {}).items():
             likely[code] = likely.get(code, 0.0) + probability * weight / sum(weights)
     language = max(likely, key=lambda code: likely[code])
-    speech.language, speech.language_probability = language, likely[language]
-    return language, [each if each.language == language else None for each in begun]
+    return language, likely[language]
 
 
 async def write(

@@ -253,8 +253,9 @@ async def _write(ctx: Context, whole: TranscribeResult) -> None:
 
 
 def _cues(segments: Sequence[TranscriptSegment]) -> list[Cue]:
-    return [
+    """Subtitles: a segment that is too much to be read at once becomes several."""
+    return captions.wrapped(
         Cue(Fraction(round(s.start * 1000), 1000), Fraction(round(s.end * 1000), 1000), s.text)
         for s in segments
         if s.start < s.end
-    ]
+    )

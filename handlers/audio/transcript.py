@@ -54,7 +54,7 @@ def read(processor: WhisperProcessor, decoded: Decoded, duration_s: float, langu
     tokenizer = processor.tokenizer(language, task)
     parts = split(decoded.tokens, tokenizer.eot, tokenizer.timestamp_begin, duration_s)
     again_from_s = None
-    if len(decoded.tokens) >= processor.max_tokens:
+    if decoded.cut_off and decoded.tokens:
         again_from_s = _unfinished(parts, ended=decoded.tokens[-1] >= tokenizer.timestamp_begin)
         if again_from_s is not None and not _LEAST_S <= again_from_s <= duration_s - _LEAST_S:
             again_from_s = None

@@ -117,16 +117,22 @@ async def stream(
 
 
 async def query(
-    ctx: Context, arguments: Sequence[str], each: Callable[[str], None], *, time_s: float = STALL_S
+    ctx: Context,
+    arguments: Sequence[str],
+    each: Callable[[str], None],
+    *,
+    time_s: float = STALL_S,
+    stall_s: float = STALL_S,
 ) -> Ended:
     """Runs ffprobe, and calls `each` with every line that it writes. Raises what `run` raises.
 
+    `stall_s` holds for the time without a line: of a file that is made to be slow to open none ever comes.
     Where ffprobe fails after it has written something, the lines before are as good as the file is.
     """
     argv = ["ffprobe", "-hide_banner", "-loglevel", "error", *arguments]
     async with program(ctx, argv, grace_s=0, light=True) as running:
         with anyio.move_on_after(time_s):
-            async for lines in _lines(running.stdout):
+            async for lines in _lines(_chunks(running, stall_s, "ffprobe")):
                 for line in lines:
                     each(line)
             return checked(await running.ended())
@@ -177,7 +183,7 @@ async def _lines(stdout: AsyncIterator[bytes]) -> AsyncIterator[list[str]]:
         rest = rest[-_MAX_LINE_BYTES:]
 
 
-async def _chunks(running: Running, stall_s: float) -> AsyncIterator[bytes]:
+async def _chunks(running: Running, stall_s: float, name: str = "ffmpeg") -> AsyncIterator[bytes]:
     while True:
         with anyio.move_on_after(stall_s) as stall:
             try:
@@ -185,7 +191,7 @@ async def _chunks(running: Running, stall_s: float) -> AsyncIterator[bytes]:
             except anyio.EndOfStream:
                 return
         if stall.cancelled_caught:
-            raise Timeout(f"ffmpeg was ended: nothing came from it for {stall_s:g} seconds")
+            raise Timeout(f"{name} was ended: nothing came from it for {stall_s:g} seconds")
         yield chunk
 
 

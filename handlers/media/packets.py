@@ -30,7 +30,7 @@ _ENTRIES = (
     "packet=stream_index,pts,dts,duration,flags:packet_side_data=side_data_type"
     ":format=format_name,duration,start_time"
     ":stream=index,codec_type,codec_name,width,height,sample_aspect_ratio,pix_fmt,avg_frame_rate,time_base,"
-    "sample_rate,channels,channel_layout,start_time,duration"
+    "color_space,color_range,color_transfer,color_primaries,sample_rate,channels,channel_layout,start_time,duration"
     ":stream_disposition=attached_pic,timed_thumbnails:stream_tags=alpha_mode:stream_side_data=rotation"
 )
 _INTEGER = r"(-?\d+|N/A)"
@@ -47,8 +47,15 @@ class Track:
     encrypted: bool = False
     shortest: int | None = None
     longest: int | None = None
+    #: Of sound, whose packets are stored in their order: what lies between them together.
+    missing: int = 0
+    #: Of sound: the end of the last packet, where a clock that begins anew (an Ogg behind another) counts on.
+    ran_to: int = 0
     _waiting: list[int] = field(default_factory=list)
     _last: int | None = None
+    _timed: bool = False
+    _before: int | None = None
+    _again: int = 0
 
     def add(self, at: int | None, duration: int) -> None:
         """One packet that is shown from `at` on."""
@@ -57,6 +64,13 @@ class Track:
             at = self.end or 0
         if self.first is None or at < self.first:
             self.first = at
+        if self._timed and self.end is not None and at > self.end:
+            self.missing += at - self.end
+        if self._before is not None and at < self._before:
+            self._again = self.ran_to - at
+        self._before, self.ran_to = at, self._again + at + duration
+        # Of a packet that does not say how long it is, nobody knows whether a hole follows.
+        self._timed = duration > 0
         if self.end is None or at + duration > self.end:
             self.end = at + duration
         if len(self._waiting) < _REORDERED:

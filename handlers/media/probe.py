@@ -32,8 +32,13 @@ _PADDING = Fraction(1, 20)
 #: Samples a second that there are; of fewer, one packet of a file would become hours when it is resampled.
 _SLOWEST, _FASTEST = 1_000, 768_000
 
+#: Seconds that may be missing within a sound: more is a clock that jumps, and the silence for it takes memory.
+_MOST_MISSING = 3600
+
 #: Beginnings of the names of pixel formats that have transparency.
 _TRANSPARENT = ("yuva", "gbrap", "rgba", "bgra", "argb", "abgr", "ayuv", "ya8", "ya16", "pal8")
+#: What ffprobe calls a colour that the file does not name, or names by a number without a meaning.
+_UNSAID = frozenset({"", "unspecified", "reserved"})
 #: The built-in decoders of these ignore the transparency that WebM carries beside the picture.
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -63,6 +68,13 @@ class VideoStream:
     pixel_format: str
     #: Whether it has transparency.
     alpha: bool
+    #: Width of a pixel by its height, as the file says it (`width` counts it in); 1 where it does not.
+    pixel_aspect: Fraction = Fraction(1)
+    #: What the numbers of its pixels stand for, as ffmpeg names it (`bt709`, `tv`, `smpte2084`); None: it is not said.
+    color_space: str | None = None
+    color_range: str | None = None
+    color_transfer: str | None = None
+    color_primaries: str | None = None
     #: Seconds from the start of the file's clock to the first frame.
     start: Fraction = Fraction(0)
     #: The decoder to ask for (`-c:v` before `-i`) where ffmpeg's own choice would lose the transparency.
@@ -131,7 +143,7 @@ async def probe(ctx: Context, path: Path, of: str) -> MediaFacts:
     its index is missing. Raises InvalidInput for what is no sound or film, is beyond `ctx.limits`, is encrypted or has
     nothing in it; what `ffmpeg.query` raises (Timeout, Retry); OSError where the file itself cannot be read.
     """
-    head = await ctx.cpu(look, path, ctx.limits, of)
+    head = await ctx.cpu(look, path, of)
     try:
         found = await survey(ctx, path)
     except FfmpegFailed as error:
@@ -140,7 +152,7 @@ async def probe(ctx: Context, path: Path, of: str) -> MediaFacts:
     if container in STILLS or not container:
         raise InvalidInput(f"{of} is not sound or film but a picture: {SEND}")
     streams, unread = _usable(found.streams.values(), ctx.limits, of)
-    facts = _facts(container, streams, found, head)
+    facts = _facts(container, streams, found, head, of)
     if any(track.encrypted for track in found.tracks.values()):
         raise InvalidInput(f"{of} is encrypted (DRM): send it without protection")
     if facts.video is None and not facts.audio:
@@ -203,7 +215,7 @@ def _nothing(unread: Sequence[str], found: Survey, limits: Limits, of: str) -> s
     return f"{of} has neither sound nor film in it (0 seconds): record it again"
 
 
-def _facts(container: str, streams: Sequence[_Stream], found: Survey, head: Head) -> MediaFacts:
+def _facts(container: str, streams: Sequence[_Stream], found: Survey, head: Head, of: str) -> MediaFacts:
     origin = _fraction(found.form.get("start_time")) or Fraction(0)
     video: VideoStream | None = None
     audio: list[AudioStream] = []
@@ -214,6 +226,7 @@ def _facts(container: str, streams: Sequence[_Stream], found: Survey, head: Head
             continue
         start, duration = max(span[0] - origin, Fraction(0)), span[1]
         if stream["codec_type"] == "audio":
+            _check_clock(stream, track, of)
             audio.append(_audio(stream, start, duration))
         elif video is None:
             video = _video(stream, start, duration, track)
@@ -231,6 +244,15 @@ def _facts(container: str, streams: Sequence[_Stream], found: Survey, head: Head
     return MediaFacts(mime, container, end, video, tuple(audio), short or head.cut_off or found.cut_off)
 
 
+def _check_clock(stream: _Stream, track: Track, of: str) -> None:
+    missing = max(track.missing, track.longest or 0) * Fraction(stream["time_base"])
+    if missing > _MOST_MISSING:
+        raise InvalidInput(
+            f"{of} has {float(missing):,.0f} seconds without any sound between its parts, more than {_MOST_MISSING:,}:"
+            " its clock jumps; save it anew, and upload it again"
+        )
+
+
 def _span(stream: _Stream, track: Track, container: str) -> tuple[Fraction, Fraction] | None:
     """Start and length in seconds on the container's clock; None for a stream without packets."""
     if not track.packets or track.first is None or track.end is None:
@@ -238,7 +260,9 @@ def _span(stream: _Stream, track: Track, container: str) -> tuple[Fraction, Frac
     time_base = Fraction(stream["time_base"])
     start = _fraction(stream.get("start_time"))
     start = track.first * time_base if start is None else start
-    duration = track.end * time_base - start
+    # ffmpeg plays the parts of a chained Ogg one behind the other, though each has a clock from 0 on.
+    end = track.ran_to if container == "ogg" and stream["codec_type"] == "audio" else track.end
+    duration = end * time_base - start
     stated = _fraction(stream.get("duration"))
     if container == "mov" and stated is not None and abs(stated - duration) <= _PADDING:
         duration = stated
@@ -266,6 +290,11 @@ def _video(stream: _Stream, start: Fraction, duration: Fraction, track: Track) -
         variable=track.varies(Fraction(stream["time_base"])),
         pixel_format=pixel_format,
         alpha=beside is not None or pixel_format.startswith(_TRANSPARENT),
+        pixel_aspect=_aspect(stream) or Fraction(1),
+        color_space=_said(stream, "color_space"),
+        color_range=_said(stream, "color_range"),
+        color_transfer=_said(stream, "color_transfer"),
+        color_primaries=_said(stream, "color_primaries"),
         start=start,
         decoder=beside,
     )
@@ -294,10 +323,20 @@ def _rotation(stream: _Stream) -> int:
 def _square(stream: _Stream) -> tuple[int, int]:
     """Width and height with square pixels; a shape of pixels beyond 1:8 or 8:1 is none, and is left out."""
     width, height = int(stream["width"]), int(stream["height"])
-    aspect = _fraction(stream.get("sample_aspect_ratio", "").replace(":", "/"))
+    aspect = _aspect(stream)
     if aspect is not None and Fraction(1, 8) <= aspect <= 8:
         width = max(1, round(width * aspect))
     return width, height
+
+
+def _aspect(stream: _Stream) -> Fraction | None:
+    """The shape of a pixel; None where it is not said, as by 0:1."""
+    return _fraction(stream.get("sample_aspect_ratio", "").replace(":", "/")) or None
+
+
+def _said(stream: _Stream, name: str) -> str | None:
+    value = stream.get(name)
+    return None if value in _UNSAID else value
 
 
 def _fraction(text: str | None) -> Fraction | None:

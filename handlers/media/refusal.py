@@ -62,13 +62,11 @@ class Head:
     cut_off: bool
 
 
-def look(path: Path, limits: Limits, of: str) -> Head:
-    """Raises InvalidInput for a file that is empty, too large, a picture, text, a playlist or the like."""
+def look(path: Path, of: str) -> Head:
+    """Raises InvalidInput for a file that is empty, a picture, text, a playlist or the like."""
     size = path.stat().st_size
     if size == 0:
         raise InvalidInput(f"{of} is empty (0 bytes): upload it again")
-    if size > limits.max_bytes:
-        raise InvalidInput(f"{of} has {size:,} bytes, more than the limit of {limits.max_bytes:,}: send a smaller file")
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
         if (text := _text(head)) is not None:

@@ -84,7 +84,8 @@ async def decode(
     ]  # fmt: skip
     sound = Sound(rate=rate)
     async with stream(ctx, arguments) as (chunks, running):
-        sound._blocks = _blocks(_Decoding(sound, chunks, running, path, of, ctx.limits.max_seconds), facts.damaged)
+        decoding = _Decoding(sound, chunks, running, path, of, ctx.limits.max_seconds)
+        sound._blocks = _blocks(decoding, round(chosen.start * rate), facts.damaged)
         yield sound
 
 
@@ -93,10 +94,12 @@ def _filters(chosen: AudioStream, rate: int) -> list[str]:
     if chosen.channels > 1 and (chosen.layout is None or chosen.channels > _MOST_CHANNELS_MIXED):
         parts = "+".join(f"{1 / chosen.channels:.6f}*c{number}" for number in range(chosen.channels))
         mixed = [f"pan=mono|c0={parts}"]
-    # `async=1`: silence where the file's clock says that something is missing; `first_pts=0`: from its start on.
     # `rematrix_maxval`: floating point would else be mixed to beyond full scale.
-    resampled = f"aresample={rate}:async=1:first_pts=0:rematrix_maxval=1.0"
-    return [*mixed, resampled, "aformat=sample_fmts=flt:channel_layouts=mono"]
+    resampled = f"aresample={rate}:rematrix_maxval=1.0"
+    # `async=1`: silence where the file's clock says that something is missing. Of what is mono and slow already: the
+    # silence of a whole hole is in memory at once. Not `first_pts=0`: ffmpeg makes these filters anew where the rate
+    # or the channels change midway, and each time that would be the whole time before once more, in silence.
+    return [*mixed, resampled, "aformat=sample_fmts=flt:channel_layouts=mono", f"aresample={rate}:async=1"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +112,18 @@ class _Decoding:
     max_seconds: float
 
 
-async def _blocks(decoding: _Decoding, cut_off: bool) -> AsyncIterator[Any]:
+async def _blocks(decoding: _Decoding, before: int, cut_off: bool) -> AsyncIterator[Any]:
+    """`before`: samples of silence at the beginning."""
     sound, of = decoding.sound, decoding.of
     size = sound.rate * _BYTES
     buffer = bytearray()
+    decoded = False
     async for chunk in decoding.chunks:
+        if not decoded:
+            decoded = True
+            for _ in range(before // sound.rate):
+                yield _clean(sound, bytes(size))
+            buffer += bytes(before % sound.rate * _BYTES)
         buffer += chunk
         while len(buffer) >= size:
             yield _clean(sound, bytes(buffer[:size]))

@@ -129,8 +129,19 @@ class MadePicture:
 def prepare(processor: DiffusionProcessor, request: PictureRequest) -> Recipe:
     """The request with what the checkpoint prefers in the place of what was not said.
 
-    Raises InvalidInput where the scheduler cannot make so many steps.
+    Raises InvalidInput where the checkpoint makes no pictures, or the scheduler cannot make so many steps.
     """
+    if not isinstance(processor, DiffusionProcessor):
+        raise InvalidInput(
+            problems=[
+                Problem(
+                    pointer="/params/checkpoint",
+                    code="wrong_checkpoint",
+                    message="names a checkpoint that makes no pictures",
+                    fix="name one of the families stable_diffusion or stable_diffusion_xl, or leave it out",
+                )
+            ]
+        )
     scheduler = request.scheduler or processor.scheduler
     steps = processor.steps if request.steps is None else request.steps
     most = schedulers.most_steps(scheduler, processor.scheduler_config)

@@ -34,8 +34,6 @@ class WhisperProcessor:
     languages: tuple[str, ...]
     #: Longest prompt in tokens.
     max_prompt: int
-    #: Longest text of a window in tokens.
-    max_tokens: int
 
     @property
     def multilingual(self) -> bool:
@@ -72,7 +70,6 @@ def load_processor(spec: CheckpointSpec) -> WhisperProcessor:
         n_mels=dims["n_mels"],
         languages=tuple(LANGUAGES)[:count] if multilingual else ("en",),
         max_prompt=dims["n_text_ctx"] // 2 - 1,
-        max_tokens=dims["n_text_ctx"] // 2,
     )
 
 

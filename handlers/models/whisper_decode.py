@@ -52,6 +52,8 @@ class Decoded:
     """How much shorter zlib makes the text: above 2.4 it repeats itself."""
     languages: Mapping[str, float] | None = None
     """How likely each language is, where the sample named none."""
+    cut_off: bool = False
+    """Whether there was no room for the rest of the text: its end was not reached."""
 
     @property
     def language(self) -> str | None:
@@ -85,6 +87,7 @@ def decode(model: WhisperModel, samples: Sequence[DecodeSample]) -> list[Decoded
             temperature=each.temperature,
             compression_ratio=each.compression_ratio,
             languages=task.likely.get(row),
+            cut_off=len(each.tokens) >= task.room,
         )
         if math.isfinite(each.avg_logprob) and math.isfinite(each.no_speech_prob)
         else FloatingPointError("the model gave a probability that is not finite")
@@ -130,6 +133,8 @@ def _task(model: WhisperModel, samples: Sequence[DecodeSample]) -> Any:
                 prompt=list(first.prompt),
             )
             super().__init__(model.network, options)
+            #: Tokens that a text has at most: behind a long prompt the model's places end before `sample_len` does.
+            self.room = min(self.sample_len, self.n_ctx + 1 - self.sample_begin)
             #: Of each row whose language was not named: how likely each is.
             self.likely: dict[int, dict[str, float]] = {}
             if sampled:

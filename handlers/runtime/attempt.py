@@ -109,7 +109,9 @@ class Attempt:
         match self._reason:
             case "timeout":
                 if self._was_waiting:
-                    message = "its time limit passed while it only waited for the device: others took its time"
+                    message = (
+                        "its time limit passed while it only waited for the device or a program: others took its time"
+                    )
                 else:
                     message = "it ran longer than its time limit"
                 return Failure(type=ErrorType.TIMEOUT, message=message, waiting=self._was_waiting)

@@ -21,8 +21,8 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from handlers.declaration import InferFunction, TextKind
-from handlers.errors import HandlerBug
-from handlers.models import FAMILIES
+from handlers.errors import HandlerBug, Retry
+from handlers.models import FAMILIES, CheckpointBroken
 from handlers.protocol import CheckpointSpec, Embedding, Limits, Order, OutputFile, Progress, Text
 from handlers.runtime.hub import Hub, UnknownCheckpoint
 from handlers.runtime.outcome import clean
@@ -105,6 +105,8 @@ class AttemptContext:
         self.usage = Usage(order.key)
         self.cpu_calls = 0
         self.programs = 0
+        #: Programs that wait for a place.
+        self.programs_waiting = 0
         self.first_infer: float | None = None
         self.last_infer: float | None = None
         self.files: list[OutputFile] = []
@@ -133,12 +135,18 @@ class AttemptContext:
 
     @asynccontextmanager
     async def program(self, *, light: bool = False) -> AsyncIterator[None]:
-        async with self._tools.light_programs if light else self._tools.programs:
-            self.programs += 1
-            try:
-                yield
-            finally:
-                self.programs -= 1
+        places = self._tools.light_programs if light else self._tools.programs
+        self.programs_waiting += 1
+        try:
+            await places.acquire()
+        finally:
+            self.programs_waiting -= 1
+        self.programs += 1
+        try:
+            yield
+        finally:
+            self.programs -= 1
+            places.release()
 
     def steps(self) -> _Steps:
         return _Steps(self)
@@ -154,6 +162,9 @@ class AttemptContext:
             return await self.cpu(prepared)
         except UnknownCheckpoint as error:
             raise HandlerBug(str(error)) from error
+        except CheckpointBroken as error:
+            # Not the job's fault: as where its weights cannot be loaded.
+            raise Retry(str(error)) from error
 
     async def infer(
         self, function: InferFunction, checkpoint: str, samples: Sequence[Any], *, key: Hashable = ()
@@ -211,8 +222,9 @@ class AttemptContext:
         self.probes[of] = dict(facts)
 
     def is_only_waiting(self) -> bool:
-        """Whether nothing of this job runs now, and a sample of it waits for the device."""
-        return self.usage.queued > 0 and self.usage.on_device == 0 and self.cpu_calls == self.programs == 0
+        """Whether nothing of this job runs now, and it waits for the device or for a place of a program."""
+        waits = self.usage.queued > 0 or self.programs_waiting > 0
+        return waits and self.usage.on_device == 0 and self.cpu_calls == self.programs == 0
 
     def check_files(self) -> None:
         """Raises HandlerBug where an output that was declared is not there as a plain file in scratch."""

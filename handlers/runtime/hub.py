@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import handlers.models
+from handlers.models import CheckpointBroken
 from handlers.protocol import CheckpointSpec
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,10 @@ class Hub:
         self._models: dict[str, _Loaded] = {}
         self._processors: dict[str, Any] = {}
         self._lock = threading.Lock()
+        # Of their own: weights may take minutes to load, and no thread of the pool should wait for them.
+        self._processors_lock = threading.Lock()
+        #: Checkpoint -> why it could not be loaded when it was last tried.
+        self.broken: dict[str, str] = {}
 
     def spec(self, name: str) -> CheckpointSpec:
         """The spec of a checkpoint. Raises UnknownCheckpoint."""
@@ -71,7 +76,7 @@ class Hub:
                 found[name] = "it is not in the catalogue"
             elif not any(file.is_file() for index in _INDEXES for file in Path(self._specs[name].path).glob(index)):
                 path = self._specs[name].path
-                found[name] = f"there is no {_INDEXES[0]} in {path}: get it with `mediamill models pull`"
+                found[name] = f"there is none of {', '.join(_INDEXES)} in {path}: get it with `mediamill models pull`"
         return found
 
     @contextmanager
@@ -84,7 +89,7 @@ class Hub:
         with self._lock:
             if (loaded := self._models.get(name)) is None:
                 started = self._clock()
-                loaded = self._models[name] = _Loaded(self._load(spec, self._device))
+                loaded = self._models[name] = _Loaded(self._tried(name, lambda: self._load(spec, self._device)))
                 log.info("loaded checkpoint %s on %s in %.2f s", name, self._device, self._clock() - started)
             loaded.leases += 1
         try:
@@ -97,7 +102,15 @@ class Hub:
     def processor(self, name: str) -> Any:
         """What prepares samples for the checkpoint on the CPU. Raises as `lease`."""
         spec = self.spec(name)
-        with self._lock:
+        with self._processors_lock:
             if name not in self._processors:
-                self._processors[name] = self._load_processor(spec)
+                self._processors[name] = self._tried(name, lambda: self._load_processor(spec))
             return self._processors[name]
+
+    def _tried(self, name: str, load: Callable[[], Any]) -> Any:
+        try:
+            loaded = load()
+        except CheckpointBroken as error:
+            self.broken = self.broken | {name: str(error)}
+            raise
+        return loaded

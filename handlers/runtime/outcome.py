@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Iterator
 
@@ -11,6 +12,8 @@ from handlers.errors import ErrorType, HandlerBug, InvalidInput, JobError, Probl
 from handlers.protocol import MAX_LINE_BYTES, Failure, Flaw, Outcome, may_be_unstorable, too_intricate, unstorable
 
 _MAX_MESSAGE = 8 << 10
+#: A full disk, a quota, the limit on a file's size.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MAX_TRACEBACK = 16 << 10
 #: Of an `InvalidInput`: who has made so many mistakes needs no longer list.
 _MAX_PROBLEMS = 100
@@ -47,6 +50,9 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(
             type=leaf.type, message=_short(leaf.message), problems=flaws, traceback=trace, retry_after_s=after
         )
+    if isinstance(leaf, OSError) and leaf.errno in _NO_ROOM:
+        message = f"there is not enough room on the disk, or allowed, for what the job writes ({leaf.strerror})"
+        return Failure(type=ResourceExhausted.type, message=message, traceback=trace)
     if isinstance(leaf, MemoryError):
         return Failure(type=ResourceExhausted.type, message="out of memory", traceback=trace)
     words = _short(f"{type(leaf).__name__}: {_words(leaf)}")

@@ -184,7 +184,10 @@ class Session:
     async def _beat(self) -> None:
         while True:
             beat = Beat(
-                jobs=len(self._attempts), on_device=self._scheduler.on_device, device_busy_s=self._scheduler.busy_s
+                jobs=len(self._attempts),
+                on_device=self._scheduler.on_device,
+                device_busy_s=self._scheduler.busy_s,
+                broken=self._hub.broken,
             )
             self._put(beat)
             await anyio.sleep(_BEAT_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from handlers.media.captions.cue import MAX_BYTES
 from handlers.media.image import FOR_MODELS, open_picture
 from handlers.media.probe import probe
 from handlers.media.sniff import READ, sniff
+from handlers.protocol import Limits
 from handlers.video.render import Asset, Cues, Film, Photo, Rendered, render
 from handlers.video.render.encode import MEDIA_TYPES
 from handlers.video.timeline import layout
+from handlers.video.timeline.canvas import MOST_SIDE
+from handlers.video.timeline.faults import Code
 from handlers.video.timeline.items import VideoItem
 from handlers.video.timeline.layout import AssetFacts
 from handlers.video.timeline.plan import Format, Plan
@@ -28,6 +32,8 @@ _VIDEO, _AUDIO, _POSTER = "video", "audio", "poster"
 _ANIMATED = frozenset({"GIF"})
 #: What subtitles may look like by their first bytes; UTF-16 looks like nothing.
 _TEXT = frozenset({None, "text", "HTML", "XML"})
+#: What is wrong, and after the last colon or semicolon what would be right.
+_SENTENCE = re.compile(r"(.*)[:;] (.*)", re.DOTALL)
 
 
 class LoudnessResult(Result):
@@ -87,13 +93,17 @@ class Edit(Handler[EditParams, EditResult]):
         out = ctx.output(role, f".{plan.format.value}", MEDIA_TYPES[plan.format])
         poster = ctx.output(_POSTER, ".jpg", "image/jpeg") if plan.poster is not None else None
         rendered = await render(ctx, plan, assets, out, poster)
-        if poster is not None:
-            made = await ctx.cpu(open_picture, poster, ctx.limits, f"outputs/{_POSTER}", FOR_MODELS)
-            ctx.embed(made.image, of=f"outputs/{_POSTER}")
-        if plan.format is Format.GIF:
-            made = await ctx.cpu(open_picture, out, ctx.limits, f"outputs/{role}", FOR_MODELS)
-            ctx.embed(made.image, of=f"outputs/{role}")
+        pictures = {_POSTER: poster, role: out if plan.format is Format.GIF else None}
+        for name, picture in pictures.items():
+            if picture is not None:
+                made = await ctx.cpu(open_picture, picture, _own(ctx, picture), f"outputs/{name}", FOR_MODELS)
+                ctx.embed(made.image, of=f"outputs/{name}")
         return _result(plan, rendered)
+
+
+def _own(ctx: Context, picture: Path) -> Limits:
+    """Limits within which a picture of our own making is: those of a job are for what comes from outside."""
+    return ctx.limits.model_copy(update={"max_bytes": picture.stat().st_size, "max_pixels": MOST_SIDE**2})
 
 
 async def _read(
@@ -116,9 +126,11 @@ async def _read(
             else:
                 assets[name], facts[name] = await _film(ctx, path, of)
         except InvalidInput as error:
-            what, _, fix = error.message.removeprefix(f"{of} ").partition(": ")
+            said = error.message.removeprefix(of).lstrip(": ")
+            parts = _SENTENCE.fullmatch(said)
+            what, fix = parts.groups() if parts is not None else (said, "send another file")
             pointer = f"/inputs/{_ASSETS}/" + name.replace("~", "~0").replace("/", "~1")
-            problems.append(Problem(pointer, "asset_unsupported", what, fix))
+            problems.append(Problem(pointer, Code.ASSET_UNSUPPORTED, what, fix))
     if problems:
         raise InvalidInput(problems=problems)
     return assets, facts
@@ -149,12 +161,12 @@ async def _photo(ctx: Context, path: Path, of: str) -> tuple[Asset, AssetFacts]:
 async def _film(ctx: Context, path: Path, of: str) -> tuple[Asset, AssetFacts]:
     facts = await probe(ctx, path, of)
     ctx.probe(of, facts.as_dict())
-    video = facts.video
+    video, film = facts.video, Film(path, facts)
     if video is None:
-        return Film(path, facts), AssetFacts("audio", duration=facts.duration, has_audio=True)
-    return Film(path, facts), AssetFacts(
+        return film, AssetFacts("audio", duration=film.duration, has_audio=True)
+    return film, AssetFacts(
         "video",
-        duration=facts.duration,
+        duration=film.duration,
         width=video.width,
         height=video.height,
         fps=video.fps,

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 import pytest
 
+from console import demo_jobs
+from tests.e2e.material import executor_python
+from tests.readme import ROOT
 from tests.servers.leashed import wait_until
 
 pytestmark = pytest.mark.timeout(240)
@@ -81,16 +84,25 @@ def _left(home: Path) -> list[str]:
 def test_every_job_is_in_the_table_with_its_end_and_what_came_out(shown: Shown) -> None:
     rows = re.findall(r"^[0-9a-f]{8}  (\w+\.\w+) +(.*?)  +(\w+) +([0-9.]+)  (.+)$", shown.said, re.MULTILINE)
     types = [row[0] for row in rows]
-    assert types == ["image.caption"] * 5 + ["image.embed", "audio.transcribe", "image.generate", "video.edit"]
+    assert types == ["image.caption"] * 5 + ["image.embed", "image.generate", "audio.transcribe", "video.edit"]
     assert {row[2] for row in rows} == {"succeeded"}
     assert [row[1] for row in rows[:3]] == ["red-circle", "blue-square", "green-triangle"]
     assert all(re.search("[a-z]{3}", row[4]) for row in rows)
     assert rows[3][4].startswith("3 captions, the best: ")
-    transcribed, generated, edited = (row[4] for row in rows[6:])
+    generated, transcribed, edited = (row[4] for row in rows[6:])
     assert re.match(r"4\.\d of 6\.\d s are speech; \w+: \w", transcribed), transcribed
     assert generated == "2 pictures of 64 x 64 in 20 steps"
     assert edited == "144 frames, 6.00 s, 640 x 360"
     assert "9 succeeded" in shown.said
+
+
+def test_without_ffmpeg_there_are_no_films_and_no_jobs_that_need_it(tmp_path: Path) -> None:
+    command = [str(executor_python()), "-m", "console.demo_media", str(tmp_path)]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["music.wav", "speech.wav"]
+    assert "ball.mp4: not made (ffmpeg is not installed)" in done.stdout
+    types = {message["type"] for message in demo_jobs.messages(["a", "b"], "run", films=False)}
+    assert types == {"image.caption", "image.embed", "image.generate"}
 
 
 def test_a_word_of_a_caption_and_a_picture_that_is_new_find_pictures(shown: Shown) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ import pytest
 
 from console.demo_jobs import FILM
 from handlers.media import captions
+from handlers.video.text import fonts
 from tests.e2e.material import executor_python
 from tests.e2e.shared import ended, put, shared_stage, until
 from tests.e2e.stage import Stage
@@ -55,7 +57,15 @@ def mill(
 ) -> Iterator[Mill]:
     folder = tmp_path_factory.mktemp("media")
     kafka = Kafka(kafka_server)
-    environ = {**kafka.environ, "MEDIAMILL_KAFKA_PARTITIONS": "2", "MEDIAMILL_MODELS": str(tiny_models)}
+    # Outside of what programs see of the system anyway, and in a folder with more in it.
+    font = folder / "Brand.ttf"
+    shutil.copy(fonts.found()[fonts.SANS], font)
+    environ = {
+        **kafka.environ,
+        "MEDIAMILL_KAFKA_PARTITIONS": "2",
+        "MEDIAMILL_MODELS": str(tiny_models),
+        "MEDIAMILL_FONTS": json.dumps({"brand": str(font)}),
+    }
     with shared_stage(folder, postgres_server, migrated_template, environ) as stage:
         _fill(stage, folder, pictures[0])
         stage.worker().wait_until_ready()
@@ -97,6 +107,18 @@ MESSAGES: dict[str, dict[str, Any]] = {
         "inputs": {"assets": ASSETS | {"house": _at("made/house.jpg")}},
         "params": FILM,
     },
+    "title in a font of one's own": {
+        "type": "video.edit",
+        "params": {
+            "version": 1,
+            "output": {"width": 64, "height": 64, "fps": 5},
+            "timeline": {
+                "tracks": [
+                    {"kind": "video", "items": [{"type": "text", "text": "Brand", "font": "brand", "duration": 1}]}
+                ]
+            },
+        },
+    },
     "playlist heard": {"type": "audio.transcribe", "inputs": {"audio": _at("hostile/playlist.mp4")}},
     "playlist seen": {
         "type": "video.edit",
@@ -137,8 +159,10 @@ FAILS = {"playlist heard", "playlist seen", "beyond the end"}
 
 
 def test_every_job_comes_to_its_end_and_kafka_is_told_of_it(mill: Mill) -> None:
-    states = {name: job["state"] for name, job in mill.jobs.items()}
-    assert states == {name: "failed" if name in FAILS else "succeeded" for name in mill.jobs}
+    unexpected = {
+        name: job["error"] for name, job in mill.jobs.items() if (job["state"] == "succeeded") == (name in FAILS)
+    }
+    assert unexpected == {}
     events = [json.loads(record.value) for record in mill.kafka.consume(mill.kafka.name("results"), len(mill.jobs))]
     told = {event["subject"]: event["type"].rpartition(".")[2] for event in events}
     assert told == {str(job["id"]): job["state"] for job in mill.jobs.values()}
@@ -151,7 +175,7 @@ def test_speech_is_a_transcript_in_three_forms_and_a_text_that_is_found(mill: Mi
     assert json.loads(files["transcript"].read_text())["text"] == result["text"]
     for role in ("srt", "vtt"):
         cues = captions.parse(files[role].read_bytes(), role)
-        assert len(cues) == len(result["segments"])
+        assert len(cues) >= len(result["segments"])
         assert all(0 <= cue.start < cue.end <= Fraction(result["duration_s"]) + 1 for cue in cues)
     [text] = mill.stage.table.rows("SELECT * FROM texts WHERE kind = 'transcript'")
     assert (text["text"], text["job_id"]) == (result["text"], mill.jobs["speech"]["id"])
@@ -218,9 +242,9 @@ def test_what_only_the_media_show_to_be_wrong_fails_with_every_place(mill: Mill)
 
 
 def test_a_timeline_that_is_wrong_is_refused_at_the_door_with_every_place(mill: Mill) -> None:
-    [rejected] = mill.stage.json("rejected", "list")
+    [rejected] = mill.stage.json("rejected", "list", "--each")
     shown = mill.stage.json("rejected", "show", rejected["id"])
-    assert {problem["pointer"] for problem in shown["error"]["problems"]} == {
+    assert {problem["pointer"] for problem in shown["error"]} == {
         "/params/timeline/tracks/0/items/1/asset",
         "/params/timeline/tracks/0/items/1/aset",
         "/params/timeline/tracks/1/items/0/speed",

@@ -14,8 +14,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from handlers.protocol import Limits
 from handlers.video.edit import Edit
-from tests.handlers.conftest import DirectContext, job
+from tests.handlers.conftest import LIMITS, DirectContext, job
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -119,11 +120,12 @@ async def edit(
     *,
     tracks: Sequence[Mapping[str, Any]] = (),
     output: Mapping[str, Any] | None = None,
+    limits: Limits = LIMITS,
     **timeline: Any,
 ) -> Made:
     """Runs `video.edit`; `items` are those of the first track."""
     folder.mkdir(exist_ok=True)
-    context = DirectContext({}, folder, fonts={"sans": FONT})
+    context = DirectContext({}, folder, limits, fonts={"sans": FONT})
     every = [{"kind": "video", "items": list(items)}] if items is not None else []
     params: dict[str, Any] = {
         "version": 1,

@@ -169,6 +169,26 @@ def late(path: Path, jump: float) -> Path:
     return path
 
 
+def with_holes(path: Path, hole_s: float, count: int = 1) -> Path:
+    """Sound in parts of half a second with `hole_s` seconds of nothing between them."""
+    shifted = f"asetpts='PTS+floor(T/0.5)*{hole_s}/TB'"
+    source = f"sine=f=440:r=48000:d={(count + 1) / 2}"
+    make("-f", "lavfi", "-i", source, "-af", shifted, "-c:a", "pcm_s16le", path)
+    return path
+
+
+def one_behind_the_other(path: Path, parts: Sequence[tuple[int, int]], seconds: float = 2.0) -> Path:
+    """Files of one container, named by the suffix of `path`, as one: (rate, channels) of each."""
+    data = []
+    for number, (rate, channels) in enumerate(parts):
+        part = path.with_name(f"part-{number}{path.suffix}")
+        at = ["-output_ts_offset", str(number * seconds)] if path.suffix == ".ts" else []
+        codec = ["-c:a", "mp2"] if path.suffix == ".ts" else []
+        data.append(sound(part, seconds, rate, channels=channels, options=[*codec, *at]).read_bytes())
+    path.write_bytes(b"".join(data))
+    return path
+
+
 # --- files that are lists of other files ----------------------------------------------------------------------------
 
 
@@ -176,6 +196,27 @@ def hls(path: Path, address: str) -> Path:
     """An HLS playlist of one segment."""
     lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:10", "#EXTINF:10,", address, "#EXT-X-ENDLIST", ""]
     path.write_text("\n".join(lines))
+    return path
+
+
+def elsewhere(path: Path, target: Path) -> Path:
+    """QuickTime whose samples lie in another file: its data reference is an alias of it."""
+    sound(path, 0.2, 16_000, options=["-f", "mov", "-c:a", "pcm_s16le"])
+    data = bytearray(path.read_bytes())
+    name = str(target).encode()
+    alias = bytes(10) + b"\x04" + b"disk".ljust(27, b"\0") + bytes(12) + b"\x01" + b"x".ljust(63, b"\0") + bytes(16)
+    alias += struct.pack(">hh", -1, -1) + bytes(16) + struct.pack(">HH", 2, len(name)) + name + bytes(len(name) % 2)
+    alias += struct.pack(">hH", -1, 0)
+    box = struct.pack(">I4sI", 12 + len(alias), b"alis", 0) + alias
+    index = data.rindex(b"moov")
+    # The first reference is that of the sound; what ffmpeg writes is 12 bytes long.
+    start = data.index(b"dref", index) + 12
+    longer = len(box) - int.from_bytes(data[start : start + 4], "big")
+    data[start : start + len(box) - longer] = box
+    for outer in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
+        at = data.index(outer, index) - 4
+        data[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") + longer).to_bytes(4, "big")
+    path.write_bytes(data)
     return path
 
 

@@ -299,6 +299,12 @@ def test_more_steps_than_the_scheduler_can_make_are_refused_with_the_number(mode
     assert [problem.pointer for problem in caught.value.problems] == ["/params/steps"]
 
 
+def test_a_checkpoint_that_makes_no_pictures_is_refused_by_the_param_that_names_it() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        prepare(object(), PictureRequest("a red cat"))  # type: ignore[arg-type]  # what a caption checkpoint brings
+    assert [problem.pointer for problem in caught.value.problems] == ["/params/checkpoint"]
+
+
 def test_a_distilled_checkpoint_is_told_the_guidance_which_then_is_part_of_the_key(home: Path, tmp_path: Path) -> None:
     folder = copy_of(home / "stable_diffusion", tmp_path / "distilled")
     rewrite(folder / "unet" / "config.json", time_cond_proj_dim=16)

@@ -94,13 +94,24 @@ async def test_a_program_that_goes_on_is_not_taken_for_one_that_stands_still(dir
     await run(direct, ["-re", "-f", "lavfi", "-i", "testsrc=s=64x48:r=25:d=2.6", *NULL], stall_s=2)
 
 
-async def test_a_program_that_does_not_hear_sigterm_is_killed_and_its_children_with_it(direct: DirectContext) -> None:
-    deaf = "trap '' TERM; sleep 41.7351 & echo ready; wait; sleep 41.7351; sleep 41.7351"
-    with anyio.fail_after(10):
-        async with command.program(direct, ["bash", "-c", deaf], grace_s=0.2) as program:
-            assert await program.stdout.receive() == b"ready\n"
-            assert len(running("41.7351")) == 2
-    assert running("41.7351") == []
+async def test_a_program_that_does_not_hear_sigterm_is_killed_and_its_children_with_it(
+    direct: DirectContext, tmp_path: Path
+) -> None:
+    # Held open by each of them, so that its end is that of the last one.
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    end = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    deaf = f"exec 9>{held}; trap '' TERM; sleep 60 & echo ready; wait; sleep 60"
+    try:
+        with anyio.fail_after(10):
+            async with command.program(direct, ["bash", "-c", deaf], grace_s=0.2) as program:
+                assert await program.stdout.receive() == b"ready\n"
+                with pytest.raises(BlockingIOError):
+                    os.read(end, 1)
+            await anyio.wait_readable(end)
+        assert os.read(end, 1) == b""
+    finally:
+        os.close(end)
 
 
 async def test_a_flood_of_complaints_neither_blocks_nor_is_kept(direct: DirectContext) -> None:
@@ -155,6 +166,18 @@ async def test_a_stream_from_which_nothing_comes_is_ended(direct: DirectContext)
     with pytest.raises(Timeout, match=r"nothing came from it for 0\.4 seconds"):
         async with stream(direct, silent, stall_s=0.4) as (chunks, _):
             assert [chunk async for chunk in chunks] == []
+
+
+async def test_a_look_at_a_file_that_says_nothing_is_ended(direct: DirectContext, tmp_path: Path) -> None:
+    slow = tmp_path / "slow"
+    os.mkfifo(slow)
+    writer = os.open(slow, os.O_RDWR)
+    try:
+        with pytest.raises(Timeout, match=r"ffprobe was ended: nothing came from it for 0\.4 seconds"):
+            await ffmpeg.query(direct, ["-show_format", "-i", source(slow)], lambda line: None, stall_s=0.4)
+    finally:
+        os.close(writer)
+    assert running(str(slow)) == []
 
 
 async def test_a_full_disk_is_no_fault_of_the_file(direct: DirectContext) -> None:

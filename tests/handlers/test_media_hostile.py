@@ -129,6 +129,21 @@ def test_the_protocols_alone_keep_an_address_from_being_opened(web: Web) -> None
     assert web.asked == []
 
 
+async def test_samples_that_lie_in_another_file_are_not_fetched(direct: DirectContext, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(b"\x55\x33" * 50_000)
+    path = material.elsewhere(tmp_path / "holiday.mov", secret)
+
+    def decoded(*options: str) -> bytes:
+        argv = ["ffmpeg", "-nostdin", "-loglevel", "error", *options, "-i", source(path), "-f", "s16le", "pipe:1"]
+        return subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False).stdout
+
+    assert set(decoded("-enable_drefs", "1", "-use_absolute_path", "1")) == {0x55, 0x33}
+    assert decoded(*guards(LIMITS)) == b""
+    with pytest.raises(InvalidInput, match="neither sound nor film in it"):
+        await probe(direct, path, "inputs/media")
+
+
 @pytest.mark.parametrize("write", [material.hls, material.ffconcat, material.dash, material.pls, material.svg])
 @pytest.mark.parametrize("target", ["canary.ts", "canary.txt", "http"])
 async def test_a_list_is_refused_in_words_and_what_it_names_is_not_opened(
@@ -194,6 +209,14 @@ async def test_a_thousand_streams_are_refused(direct: DirectContext, tmp_path: P
 async def test_a_clock_that_jumps_by_days_is_refused(direct: DirectContext, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="1,000,000 seconds long, more than the limit of 43,200"):
         await probe(direct, material.late(tmp_path / "a.mkv", 1e6), "inputs/media")
+
+
+@pytest.mark.parametrize(("hole_s", "count"), [(9 * 3600, 1), (900, 5)])
+async def test_hours_of_nothing_between_parts_of_sound_are_refused(
+    hole_s: float, count: int, direct: DirectContext, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput, match="seconds without any sound between its parts, more than 3,600"):
+        await probe(direct, material.with_holes(tmp_path / "a.mkv", hole_s, count), "inputs/media")
 
 
 async def outcome(direct: DirectContext, path: Path) -> str:

@@ -86,6 +86,14 @@ async def test_sound_is_measured_by_its_packets(
     assert facts.as_dict()["audio"][0]["duration"] == pytest.approx(2.5, abs=padding + 1e-6)
 
 
+@pytest.mark.parametrize(("name", "padding"), [("a.ogg", 0.01), ("a.opus", 0.05)])
+async def test_an_ogg_of_several_parts_is_as_long_as_all_of_them(
+    name: str, padding: float, direct: DirectContext, tmp_path: Path
+) -> None:
+    facts = await facts_of(direct, material.one_behind_the_other(tmp_path / name, [(48_000, 1)] * 3))
+    assert float(facts.duration) == pytest.approx(6, abs=padding)
+
+
 @pytest.mark.parametrize(("degrees", "size"), [(0, (160, 120)), (90, (120, 160)), (180, (160, 120)), (270, (120, 160))])
 async def test_a_film_of_a_phone_has_the_size_that_it_is_looked_at_in(
     degrees: int, size: tuple[int, int], direct: DirectContext, tmp_path: Path
@@ -257,13 +265,31 @@ async def test_subtitles_and_data_in_a_film_are_of_no_harm(direct: DirectContext
         assert len(facts.audio) == 1
 
 
-async def test_limits_of_bytes_pixels_seconds_and_streams_hold(direct: DirectContext, tmp_path: Path) -> None:
+async def test_limits_of_pixels_seconds_and_streams_hold(direct: DirectContext, tmp_path: Path) -> None:
     path = material.clip(tmp_path / "a.mp4", 1)
     for limit, said in (
-        ({"max_bytes": 1000}, "more than the limit of 1,000: send a smaller file"),
         ({"max_pixels": 10_000}, "more than the limit of 10,000 pixels a frame"),
         ({"max_seconds": 0.5}, "1 seconds long, more than the limit of 0"),
         ({"max_streams": 1}, "more than the limit of 1 streams"),
     ):
         direct.limits = LIMITS.model_copy(update=limit)
         assert said in await refusal(direct, path)
+
+
+async def test_the_limit_of_bytes_is_for_pictures(direct: DirectContext, tmp_path: Path) -> None:
+    direct.limits = LIMITS.model_copy(update={"max_bytes": 1000})
+    assert (await facts_of(direct, material.clip(tmp_path / "a.mp4", 0.2))).video is not None
+    assert len((await facts_of(direct, material.sound(tmp_path / "a.wav", 0.2))).audio) == 1
+
+
+async def test_a_film_says_what_its_pixels_stand_for(direct: DirectContext, tmp_path: Path) -> None:
+    colors = ["-colorspace", "bt2020nc", "-color_trc", "smpte2084", "-color_primaries", "bt2020", "-color_range", "pc"]
+    path = material.clip(tmp_path / "a.mp4", 0.1, audio=None, options=["-vf", "setsar=4/3", *colors])
+    video = (await facts_of(direct, path)).video
+    assert video is not None
+    assert (video.color_space, video.color_transfer) == ("bt2020nc", "smpte2084")
+    assert (video.color_primaries, video.color_range, video.pixel_aspect) == ("bt2020", "pc", Fraction(4, 3))
+    plain = (await facts_of(direct, material.clip(tmp_path / "b.mp4", 0.1, audio=None))).video
+    assert plain is not None
+    assert (plain.color_space, plain.color_transfer, plain.color_primaries, plain.color_range) == (None,) * 4
+    assert plain.pixel_aspect == 1

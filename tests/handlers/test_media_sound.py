@@ -146,6 +146,30 @@ async def test_a_hole_in_the_sound_is_silence_and_shifts_nothing(direct: DirectC
     assert abs(samples[33_000:47_000]).max() > 0.1
 
 
+@pytest.mark.parametrize("name", ["a.aac", "a.ts", "a.ogg", "a.mp3"])
+async def test_sound_that_changes_its_rate_and_channels_midway_goes_on_at_once(
+    name: str, direct: DirectContext, tmp_path: Path
+) -> None:
+    parts = [(44_100, 1), (48_000, 2), (44_100, 1)]
+    samples, sound = await heard(direct, material.one_behind_the_other(tmp_path / name, parts))
+    assert sound.seconds == pytest.approx(6, abs=0.6)
+    assert min(abs(samples[at : at + 8000]).max() for at in range(1600, len(samples) - 9600, 8000)) > 0.05
+
+
+async def test_the_sound_of_a_broadcast_keeps_to_the_clock_of_its_pictures(
+    direct: DirectContext, tmp_path: Path
+) -> None:
+    late = tmp_path / "late.ts"
+    material.make(
+        "-f", "lavfi", "-i", "testsrc=s=64x48:r=25:d=2", "-itsoffset", "0.5", "-f", "lavfi", "-t", "1", "-i",
+        "sine=f=440:r=48000", "-c:v", "mpeg2video", "-c:a", "mp2", late,
+    )  # fmt: skip
+    samples, sound = await heard(direct, late)
+    assert sound.seconds == pytest.approx(1.5, abs=0.06)
+    assert abs(samples[:7000]).max() == 0
+    assert abs(samples[8800:9600]).max() > 0.1
+
+
 async def test_a_second_sound_track_may_be_chosen(direct: DirectContext, tmp_path: Path) -> None:
     two = tmp_path / "two.mkv"
     tones = [part for tone in (440, 880) for part in ("-f", "lavfi", "-t", "0.5", "-i", f"sine=f={tone}:r=16000")]

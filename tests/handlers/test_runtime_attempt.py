@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gc
 import struct
 import threading
@@ -76,6 +77,7 @@ async def raising(error: BaseException) -> Word:
         (SystemExit(3), "HandlerBug", "SystemExit: 3"),
         (KeyboardInterrupt(), "HandlerBug", "KeyboardInterrupt"),
         (MemoryError(), "ResourceExhausted", "out of memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), "ResourceExhausted", "not enough room on the disk"),
     ],
 )
 async def test_what_a_handler_raises_is_its_job_s_failure(
@@ -431,6 +433,35 @@ async def test_outside_programs_take_turns_and_a_job_with_one_is_not_only_waitin
         for _ in range(3):
             group.start_soon(runtime.run, body)
     assert (most, waiting) == (1, [False] * 3)
+
+
+async def test_a_job_whose_time_passes_while_it_waits_for_a_program_s_place_has_lost_it_to_others(
+    tmp_path: Path,
+) -> None:
+    held = anyio.Event()
+
+    async def body(job: Job[Any], ctx: Context) -> Word:
+        async with ctx.program():
+            held.set()
+            await anyio.sleep_forever()
+        return Word()
+
+    outcomes: dict[str, Outcome] = {}
+
+    async def keep(name: str, attempt: Attempt) -> None:
+        outcomes[name] = await attempt.run()
+
+    async with bench(tmp_path) as runtime, anyio.create_task_group() as group:
+        rendering, waiting = runtime.attempt(body), runtime.attempt(body)
+        group.start_soon(keep, "rendering", rendering)
+        await held.wait()
+        group.start_soon(keep, "waiting", waiting)
+        await anyio.wait_all_tasks_blocked()
+        for attempt in (waiting, rendering):
+            attempt.cancel("timeout")
+    assert {name: failure(outcome)[0] for name, outcome in outcomes.items()} == dict.fromkeys(outcomes, "Timeout")
+    waited = {name: outcome.failure.waiting for name, outcome in outcomes.items() if outcome.failure}
+    assert waited == {"waiting": True, "rendering": False}
 
 
 async def test_a_program_that_waits_for_its_reader_does_not_wait_for_a_render(tmp_path: Path) -> None:

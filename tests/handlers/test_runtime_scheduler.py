@@ -248,6 +248,27 @@ async def test_a_checkpoint_is_loaded_once_however_many_ask() -> None:
     assert len(gate.batches) == 5
 
 
+async def test_nobody_who_prepares_samples_waits_for_the_weights_of_another_checkpoint() -> None:
+    loading, loaded = threading.Event(), threading.Event()
+
+    def load(spec: CheckpointSpec, device: str) -> str:
+        loading.set()
+        assert loaded.wait(10)
+        return "model"
+
+    models, gate = hub("large", "small", load=load), Gate()
+    gate.open.set()
+    async with running(models) as scheduler, anyio.create_task_group() as group:
+        group.start_soon(scheduler.infer, Usage("j"), gate, "large", [1], ())
+        await anyio.to_thread.run_sync(loading.wait, 10)
+        prepares = threading.Thread(target=models.processor, args=("small",), daemon=True)
+        prepares.start()
+        await anyio.to_thread.run_sync(prepares.join, 5)
+        waits = prepares.is_alive()
+        loaded.set()
+    assert not waits
+
+
 def test_what_is_surely_missing_is_found_without_loading_anything(tmp_path: Any) -> None:
     (tmp_path / "config.json").write_text("{}")
     there = CheckpointSpec(name="there", family="clip", path=str(tmp_path), dtype="float32", digest="0")

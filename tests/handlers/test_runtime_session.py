@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from handlers.declaration import Context, Job
+from handlers.models import CheckpointBroken
 from handlers.protocol import Beat, Cancel, Hello, Line, Outcome, Outcomes, Ready, Run, Stop, from_executor
 from handlers.registry import Registry
 from handlers.runtime.hub import Hub
@@ -167,6 +168,38 @@ async def test_missing_and_torn_checkpoints_of_roles_and_preloads_are_told(tmp_p
     assert set(ready.broken) == {"torn", "gone"}
     assert "its tensors are torn" in ready.broken["torn"]
     assert loaded == ["torn", "whole"]
+
+
+@pytest.mark.parametrize("what", ["weights", "processor"])
+async def test_a_checkpoint_that_is_found_torn_when_it_is_first_wanted_is_told_with_the_next_beat(what: str) -> None:
+    def torn(*_: Any) -> str:
+        raise CheckpointBroken("its tensors are torn")
+
+    def sound(*_: Any) -> str:
+        return "sound"
+
+    async def body(job: Job[Any], ctx: Context) -> Word:
+        await ctx.prepare(lambda processor: processor, "torn")
+        await ctx.infer(lambda model, samples: samples, "torn", [1])
+        return Word()
+
+    load, load_processor = (torn, sound) if what == "weights" else (sound, torn)
+    models = Hub([spec("torn")], "cpu", load=load, load_processor=load_processor)
+    async with session(body, models=models) as courier:
+        assert isinstance(await courier.hear(), Ready)
+        assert not any(beat.broken for beat in courier.beats)
+        courier.say(Run(jobs=(order(),)))
+        [outcome] = (await courier.outcomes(1)).values()
+        assert outcome.failure is not None
+        assert (outcome.failure.type, outcome.failure.message) == ("Retry", "its tensors are torn")
+        heard = anyio.Event()
+        courier.on_beat = lambda beat: heard.set() if beat.broken == {"torn": "its tensors are torn"} else None
+        with anyio.fail_after(5), anyio.CancelScope() as listening:
+            async with anyio.create_task_group() as group:
+                group.start_soon(courier.hear)
+                await heard.wait()
+                listening.cancel()
+        assert heard.is_set()
 
 
 async def test_a_cancel_ends_its_job_and_no_other() -> None:

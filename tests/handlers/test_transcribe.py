@@ -15,6 +15,7 @@ from handlers.audio.languages import LANGUAGES
 from handlers.audio.transcribe import Transcribe, TranscribeParams
 from handlers.declaration import TextKind
 from handlers.errors import InvalidInput
+from handlers.media import captions
 from handlers.models.whisper import WhisperModel, load
 from handlers.models.whisper_decode import Decoded, DecodeSample
 from handlers.protocol import CheckpointSpec
@@ -58,6 +59,19 @@ async def test_lines_stand_where_they_were_said(ctx: Told, whisper: WhisperModel
     assert ctx.segments == [[{"start": s.start, "end": s.end, "text": s.text} for s in result.segments]]
     assert ctx.probes["inputs/audio"]["container"] == "wav"
     assert ctx.fractions == sorted(ctx.fractions)
+
+
+async def test_subtitles_have_two_short_lines_at_a_time(ctx: Told, whisper: WhisperModel, tmp_path: Path) -> None:
+    said = " and so it went on for a long time, word after word after word" * 2
+    ctx.answer = lambda sample: says(whisper, 0.42, said, 6.2)
+    result = await transcribe(ctx, encoded(tmp_path / "talk.wav", speech(7)), language="en")
+    cues = captions.parse(ctx.outputs["srt"].read_bytes(), "srt")
+    assert len(result.segments) == 1
+    assert len(cues) > 1
+    assert all(len(line) <= 42 for cue in cues for line in cue.text.split("\n"))
+    assert all(cue.text.count("\n") <= 1 for cue in cues)
+    assert " ".join(cue.text.replace("\n", " ") for cue in cues) == said.strip()
+    assert captions.parse(ctx.outputs["vtt"].read_bytes(), "vtt") == cues
 
 
 @pytest.mark.parametrize("sound", [silence(40), music(40), noise(40)], ids=["silence", "music", "noise"])
@@ -121,11 +135,11 @@ async def test_a_guess_about_silence_is_no_text(ctx: Told, whisper: WhisperModel
 async def test_a_text_too_long_for_one_window_is_written_in_parts(
     ctx: Told, whisper: WhisperModel, tmp_path: Path
 ) -> None:
-    long = [" word"] * (whisper.processor.max_tokens - 5)
-
     def answer(sample: DecodeSample) -> Decoded:
         first = (sample.seed[1] >> 8) & 0xFF == 0
-        return says(whisper, 0.0, *long, 6.0, 6.0, " rest", " of") if first else says(whisper, 0.5, " rest of it", 2.0)
+        if first:
+            return says(whisper, 0.0, " much", 6.0, 6.0, " rest", " of", cut_off=True)
+        return says(whisper, 0.5, " rest of it", 2.0)
 
     ctx.answer = answer
     result = await transcribe(ctx, encoded(tmp_path / "a.wav", speech(10)), language="en")
@@ -165,6 +179,30 @@ async def test_only_the_first_windows_decide_the_language(ctx: Told, whisper: Wh
     assert sum(sample.language is None for sample in ctx.samples) == 4
     assert {sample.language for sample in ctx.samples[4:]} == {"de"}
     assert len(result.segments) == len(ctx.samples)
+
+
+async def test_noise_does_not_decide_the_language(ctx: Told, whisper: WhisperModel, tmp_path: Path) -> None:
+    def answer(sample: DecodeSample) -> Decoded:
+        if sample.seed[1] >> 16 < 5:
+            return says(whisper, 0.0, " Thank you.", 2.0, avg_logprob=-1.4, no_speech_prob=0.9, languages={"cy": 0.4})
+        return says(whisper, 0.0, " ja", 1.0, languages=None if sample.language else {"de": 0.9, "cy": 0.1})
+
+    ctx.answer = answer
+    sound = encoded(tmp_path / "a.wav", noise(190))
+    result = await transcribe(ctx, sound, vad=False)
+    assert (result.language, result.text) == ("de", "ja ja ja")
+    # The first four windows say nothing, nor does one of the next four.
+    assert all(sample.language is None for sample in ctx.samples)
+    assert result.language_probability == 0.9
+
+
+async def test_without_a_word_there_is_no_language(ctx: Told, whisper: WhisperModel, tmp_path: Path) -> None:
+    ctx.answer = lambda sample: says(
+        whisper, 0.0, " Thank you.", 2.0, avg_logprob=-1.4, no_speech_prob=0.9, languages={"cy": 0.4}
+    )
+    result = await transcribe(ctx, encoded(tmp_path / "a.wav", noise(40)), vad=False)
+    assert (result.text, result.language, result.language_probability) == ("", None, None)
+    assert len(ctx.samples) == 2
 
 
 async def test_a_translation_is_english(ctx: Told, whisper: WhisperModel, tmp_path: Path) -> None:

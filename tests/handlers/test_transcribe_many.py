@@ -131,7 +131,7 @@ async def run_together(spec: CheckpointSpec, files: Sequence[Path], scratch: Pat
 async def test_jobs_side_by_side_share_batches_and_say_what_they_say_alone(
     specs: dict[str, CheckpointSpec], tmp_path: Path
 ) -> None:
-    sounds = [speech(4), speech(31, seed=1), numpy.concatenate([speech(27, seed=2), silence(2), speech(20, seed=3)])]
+    sounds = [speech(31, seed=1), numpy.concatenate([speech(27, seed=2), silence(2), speech(4, seed=3)])]
     files = [encoded(tmp_path / f"{n}.flac", sound) for n, sound in enumerate(sounds)]
     together, sizes = await run_together(specs["whisper"], files, tmp_path)
     assert max(sizes) > 1

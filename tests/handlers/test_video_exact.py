@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.handlers.films import BLUE, GREEN, RED, edit, hue, number, numbered, onsets
+from tests.handlers.films import BLUE, GREEN, RED, edit, hue, number, numbered, onsets, pictures
+from tests.handlers.media_material import make
 
 
 @pytest.fixture(scope="session")
@@ -81,23 +82,25 @@ async def test_a_transport_stream_is_seen_from_the_frame_that_was_asked_for(
     assert abs(heard[1] - 1.0) < 0.025
 
 
-@pytest.mark.parametrize("speed", [2, "1/2", "3/2", 0.1, 10])
-async def test_a_part_at_another_speed_has_its_frames_and_its_sound_at_their_time(
-    material: dict[str, Path], tmp_path: Path, speed: float | str
+async def test_parts_at_other_speeds_have_their_frames_and_their_sound_at_their_time(
+    material: dict[str, Path], tmp_path: Path
 ) -> None:
-    factor = float(Fraction(speed))
-    items = [{"type": "video", "asset": "even", "in": 0.5, "duration": {"f": 9}, "speed": speed}]
+    speeds: list[float | str] = [2, "1/2", "3/2", 0.1, 10]
+    items = [{"type": "video", "asset": "even", "in": 0.5, "duration": {"f": 9}, "speed": speed} for speed in speeds]
     made = await edit(tmp_path, items, material)
     shown = [number(picture) for picture in made.frames()]
-    assert len(shown) == 9
-    # Of the frames that are due within half a frame of the film, the last.
-    assert all(abs(shown[k] - (15 + k * factor)) <= max(1, factor / 2) for k in range(9)), shown
-    if factor > 2:
-        return  # its beeps are too short to be told apart
-    heard = onsets(made.sound())
-    expected = [(beep - 0.5) / factor for beep in (0.5, 1.0, 2.0) if (beep - 0.5) / factor < 0.3]
-    assert len(heard) == len(expected)
-    assert all(abs(a - b) < 0.03 for a, b in zip(heard, expected, strict=True)), (heard, expected)
+    assert len(shown) == 45
+    sound = made.sound()
+    for index, speed in enumerate(speeds):
+        factor, part = float(Fraction(speed)), shown[index * 9 : index * 9 + 9]
+        # Of the frames that are due within half a frame of the film, the last.
+        assert all(abs(part[k] - (15 + k * factor)) <= max(1, factor / 2) for k in range(9)), (speed, part)
+        if factor > 2:
+            continue  # its beeps are too short to be told apart
+        heard = onsets(sound[index * 14_400 : index * 14_400 + 14_400])
+        expected = [(beep - 0.5) / factor for beep in (0.5, 1.0, 2.0) if (beep - 0.5) / factor < 0.3]
+        assert len(heard) == len(expected), (speed, heard)
+        assert all(abs(a - b) < 0.03 for a, b in zip(heard, expected, strict=True)), (speed, heard, expected)
 
 
 async def test_a_part_played_backwards_ends_with_its_first_frame(material: dict[str, Path], tmp_path: Path) -> None:
@@ -138,16 +141,54 @@ async def test_a_film_in_segments_is_the_film_in_one_run(
     items = [
         {"type": "video", "asset": name, "in": 0.5 + index / 10, "duration": {"f": 20}, **more}
         for index, (name, more) in enumerate(
-            (name, more) for more in ({}, {"transition": fade}) for name in ("even", "quick", "silent", "cinema")
+            (name, more) for more in ({}, {"transition": fade}) for name in ("even", "quick", "cinema")
         )
     ]
     over = [{"type": "color", "color": "#ffffff", "box": {"x": 0, "y": 0, "width": 0.2, "height": 0.2}, "duration": 3}]
     tracks = [{"kind": "video", "items": over}]
     one = await edit(tmp_path / "one", items, material, tracks=tracks)
-    monkeypatch.setattr("handlers.video.render.window.SOURCES", 3)
+    monkeypatch.setattr("handlers.video.render.window.SOURCES", 2)
     many = await edit(tmp_path / "many", items, material, tracks=tracks)
     assert one.context.programs < many.context.programs
     everything, joined = one.frames().astype(int), many.frames().astype(int)
     assert everything.shape == joined.shape
     assert abs(everything - joined).mean(axis=(1, 2, 3)).max() < 2.5
     assert abs(one.sound() - many.sound()).max() < 0.001
+
+
+async def test_behind_its_last_picture_a_film_shows_it_while_its_sound_goes_on(tmp_path: Path) -> None:
+    film = numbered(tmp_path / "film.mp4", 15, "30", RED, beeps=None)
+    make("-i", film, "-f", "lavfi", "-i", "sine=d=3", "-c:v", "copy", tmp_path / "late.mkv")
+    items = [
+        {"type": "video", "asset": "late", "in": 2, "duration": {"f": 5}},
+        {"type": "video", "asset": "late", "in": 0.4, "duration": {"f": 5}},
+    ]
+    output = {"poster": {"f": 2}, "range": {"start": {"f": 3}}}
+    made = await edit(tmp_path / "out", items, {"late": tmp_path / "late.mkv"}, output=output)
+    assert [number(picture) for picture in made.frames()] == [14, 14, 12, 13, 14, 14, 14]
+    assert number(pictures(made.path("poster"))[0]) == 14
+
+
+async def test_a_film_of_few_frames_shows_the_one_that_is_due(tmp_path: Path) -> None:
+    slow = numbered(tmp_path / "slow.mp4", 4, "1", RED, beeps=None)
+    short = numbered(tmp_path / "short.mp4", 1, "60", RED, beeps=None)
+    items: list[dict[str, Any]] = [
+        {"type": "video", "asset": "slow", "in": 1.6, "duration": {"f": 6}},
+        {"type": "video", "asset": "short", "duration": {"f": 2}, "pad": "freeze"},
+    ]
+    made = await edit(tmp_path / "out", items, {"slow": slow, "short": short}, output={"fps": 5})
+    assert [number(picture) for picture in made.frames()] == [1, 1, 2, 2, 2, 2, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["mkv", "mpg"])
+async def test_time_begins_with_the_first_picture_where_a_codec_has_its_sound_begin_before(
+    material: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    film = tmp_path / f"film.{kind}"
+    make("-i", material["even"], *(["-c", "copy"] if kind == "mkv" else ["-c:v", "mpeg2video", "-q:v", "2"]), film)
+    items = [{"type": "video", "asset": "film", "in": start, "duration": {"f": 10}} for start in (0, 0.5, 2.2)]
+    made = await edit(tmp_path / "out", items, {"film": film})
+    assert [number(picture) for picture in made.frames()] == [*range(10), *range(15, 25), *range(66, 76)]
+    heard = onsets(made.sound())
+    assert len(heard) == 1
+    assert abs(heard[0] - 10 / 30) < 0.003

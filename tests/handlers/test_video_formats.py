@@ -13,6 +13,7 @@ from handlers.video.render import encode, verify
 from handlers.video.render.languages import iso_639_2
 from handlers.video.timeline.plan import VideoCodec
 from tests.handlers import films
+from tests.handlers.conftest import LIMITS
 from tests.handlers.films import RED, edit, number, numbered, pictures, probed, subtitle_times
 
 SRT = "1\n00:00:00,500 --> 00:00:01,000\nHELLO WORLD\n"
@@ -195,3 +196,64 @@ async def test_a_plan_is_kept_to_its_clock_at_broken_rates(film: dict[str, Path]
     assert made.result.fps == "30000/1001"
     assert Fraction(probed(made.path(), "v:0")["r_frame_rate"]) == Fraction(30000, 1001)
     assert [number(picture) for picture in made.frames()] == list(range(30))
+
+
+@pytest.mark.parametrize("format", ["mp3", "mp4", "webm", "m4a"])
+async def test_a_short_sound_of_few_samples_a_second_is_no_fault(
+    film: dict[str, Path], tmp_path: Path, format: str
+) -> None:
+    made = await edit(
+        tmp_path, [{**ITEM, "duration": {"f": 4}}], film, output={"format": format, "sample_rate": 16_000}
+    )
+    assert made.result.duration_s == pytest.approx(4 / 30, abs=0.001)
+
+
+async def test_our_own_pictures_are_not_held_to_the_limits_of_what_comes_from_outside(
+    tmp_path: Path,
+) -> None:
+    items = [{"type": "color", "color": "#ff8000", "duration": 0.2}]
+    tight = LIMITS.model_copy(update={"max_bytes": 100, "max_pixels": 160 * 90 - 1})
+    made = await edit(tmp_path, items, output={"format": "gif", "fps": 10, "poster": 0}, limits=tight)
+    assert {of: image.size for of, image in made.context.embedded.items()} == {
+        "outputs/video": (160, 90),
+        "outputs/poster": (160, 90),
+    }
+
+
+async def test_what_is_wrong_with_subtitles_and_what_would_be_right_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "words.srt").write_text("1\n00:00:02,000 --> 00:00:01,000\nHello\n")
+    items = [{"type": "color", "color": "#ff8000", "duration": 0.2}]
+    with pytest.raises(InvalidInput) as refused:
+        await edit(tmp_path / "out", items, {"words": tmp_path / "words.srt"}, subtitles=[{"asset": "words"}])
+    [problem] = refused.value.problems
+    assert problem.pointer == "/inputs/assets/words"
+    assert problem.message == "line 2: the cue ends before it begins"
+    assert problem.fix == "put the earlier time first"
+
+
+async def test_a_part_that_begins_while_an_item_vanishes_has_what_was_under_way_before(
+    film: dict[str, Path], tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "photo.png")
+    over = [
+        {"type": "image", "asset": "photo", "duration": {"f": 10}},
+        {
+            "type": "color",
+            "color": "#00ff00",
+            "duration": {"f": 20},
+            "transition": {"duration": {"f": 8}},
+            "fade_out": 0.5,
+        },
+    ]
+    tracks = [{"kind": "video", "items": over}]
+    whole, part = [
+        (
+            await edit(tmp_path / name, [{**ITEM, "in": 0}], {**film, "photo": tmp_path / "photo.png"},
+                       tracks=tracks, output=output)
+        ).frames().astype(int)
+        for name, output in (("whole", {}), ("part", {"range": {"start": {"f": 14}}}))
+    ]  # fmt: skip
+    assert len(part) == 10
+    assert abs(whole[14:] - part).mean() < 2

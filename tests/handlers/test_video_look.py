@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.handlers import films
-from tests.handlers.films import edit
+from tests.handlers.films import edit, hue
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -255,3 +255,18 @@ async def test_the_lowest_track_comes_out_of_nothing_and_goes_back_to_it(tmp_pat
     wanted = [BLUE, (128, 0, 128), RED, BLUE]
     assert all(alike(a, b, 30) for a, b in zip(seen, wanted, strict=True)), seen
     assert (frames[55].min(axis=2) > 200).sum() > 100
+
+
+async def test_the_smallest_and_the_longest_pictures_are_cropped_and_cover_their_box(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (1, 1), (255, 0, 0)).save(tmp_path / "pixel.png")
+    Image.new("RGB", (20_000, 2), (0, 255, 0)).save(tmp_path / "ribbon.png")
+    some = {"x": 0.25, "y": 0.25, "width": 0.5, "height": 0.5}
+    items = [
+        {"type": "image", "asset": asset, "crop": some, "fit": fit, "duration": {"f": 1}}
+        for asset in ("pixel", "ribbon")
+        for fit in ("stretch", "cover", "blur")
+    ]
+    made = await edit(tmp_path / "out", items, {name: tmp_path / f"{name}.png" for name in ("pixel", "ribbon")})
+    assert [hue(picture) for picture in made.frames()] == [0, 0, 0, 1, 1, 1]

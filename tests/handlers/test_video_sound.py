@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import pytest
 
-from handlers.video.render import curves
+from handlers.errors import InvalidInput, ResourceExhausted
+from handlers.video.render import curves, mix, soundtrack
 from tests.handlers.films import beeping, edit, level_db, loudness_of, onsets, samples, tone
 from tests.handlers.media_material import make, wav
 
@@ -100,7 +103,7 @@ async def test_a_crossfade_is_that_of_ffmpeg(sounds: dict[str, Path], tmp_path: 
 def test_every_curve_is_that_of_ffmpeg(tmp_path: Path) -> None:
     import numpy
 
-    names = sorted(curves.NAMES - {"nofade"})
+    names = sorted(curves.NAMES)
     outputs: list[str | Path] = []
     for name in names:
         fade = f"afade=t=in:ns=1000:curve={name}"
@@ -193,3 +196,77 @@ async def test_the_sound_of_a_film_that_has_none_is_silence(tmp_path: Path) -> N
     made = await edit(tmp_path, items)
     assert abs(made.sound()).max() == 0
     assert abs(len(made.sound()) - 48_000) <= 1024
+
+
+async def test_a_round_of_one_sample_is_read_once_for_all_of_its_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    read = mix._from
+
+    def counted(file: BinaryIO, at: int, count: int) -> Any:
+        asked.append(count)
+        return read(file, at, count)
+
+    monkeypatch.setattr(mix, "_from", counted)
+    one = wav(tmp_path / "one.wav", [0.5], 48_000)
+    sound = await heard(
+        tmp_path / "out", {"one": one}, audio({"type": "audio", "asset": "one", "loop": True, "duration": 30})
+    )
+    assert len(sound) == 30 * 48_000
+    assert abs(sound - 0.5).max() < 0.001
+    assert asked == [1, 1]
+
+
+async def test_samples_beyond_all_measure_are_held_down_with_the_rest(tmp_path: Path) -> None:
+    huge = wav(tmp_path / "huge.wav", [3e38, -3e38] * 4000, 48_000)
+    track = audio({"type": "audio", "asset": "huge", "volume": 10}, volume=10)
+    sound = await heard(tmp_path / "out", {"huge": huge}, track, track, format="m4a")
+    assert 0 < abs(sound).max() <= 1.2
+
+
+async def test_a_mix_far_louder_than_full_scale_comes_to_its_loudness(tmp_path: Path) -> None:
+    import numpy
+
+    at = numpy.arange(96_000)
+    loud = wav(tmp_path / "loud.wav", (0.9 * numpy.sin(at / 10) * (at % 48_000 < 4000)).tolist(), 48_000)
+    track = audio({"type": "audio", "asset": "loud", "volume": 10}, volume=10)
+    loudness = {"i": -20, "tp": -9}
+    made = await edit(
+        tmp_path / "out", None, {"loud": loud}, tracks=[track, track], output={**WAV, "loudness": loudness}
+    )
+    assert made.result.loudness.i == pytest.approx(-20, abs=2)
+    assert abs(made.sound("audio")).max() < 0.5
+
+
+async def test_sounds_are_on_disk_only_while_they_are_mixed(
+    sounds: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mix, "_BLOCK_HOPS", 25)
+    most: list[int] = []
+    block = mix.Mixer.block
+
+    def counted(mixer: mix.Mixer) -> float:
+        most.append(len(list(mixer.out.parent.glob("sound*"))))
+        return block(mixer)
+
+    monkeypatch.setattr(mix.Mixer, "block", counted)
+    items = [{"type": "audio", "asset": "low", "in": index / 10, "duration": 0.5} for index in range(12)]
+    made = await edit(tmp_path, None, sounds, tracks=[audio(*items)], output=WAV)
+    assert len(made.sound("audio")) == 6 * 48_000
+    assert len(most) == 24
+    assert max(most) <= 3
+    assert list(made.context.scratch.glob("sound*")) == []
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "free", "error"), [(1000, 1 << 40, InvalidInput), (1 << 40, 1000, ResourceExhausted)]
+)
+async def test_more_sound_than_there_is_room_for_is_refused_before_it_is_decoded(
+    sounds: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_: int, free: int, error: Any
+) -> None:
+    monkeypatch.setattr(soundtrack, "_MOST_BYTES", bytes_)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(error, match="parts of the film first"):
+        await edit(tmp_path, None, sounds, tracks=[audio({"type": "audio", "asset": "low"})], output=WAV)
+    assert list(tmp_path.rglob("*.f32le")) == []

@@ -93,3 +93,14 @@ def test_the_longest_timeline_is_taken_apart_in_no_time() -> None:
     found = segments(plan(*((at * 40, at * 40 + 50) for at in range(2000))))
     assert time.process_time() - began < 3
     assert len(found) > 90
+
+
+def test_where_every_item_fades_into_the_next_all_the_time_no_run_has_more_sources_than_it_may() -> None:
+    film = plan(*((at * 10, at * 10 + 20) for at in range(60)))
+    upper = plan((0, 15), *((at * 10 - 5, at * 10 + 15) for at in range(1, 60))).tracks
+    film = replace(film, tracks=(*film.tracks, *upper))
+    found = segments(film, 10)
+    assert (found[0].first, found[-1].last) == (0, film.last)
+    assert all(a.last == b.first for a, b in pairwise(found))
+    shots = [[len(strip.shots) for track in film.tracks for strip in strips(track, window)] for window in found]
+    assert max(map(sum, shots)) <= 14

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -78,12 +79,12 @@ def test_without_sampling_it_is_openai_whispers_own_decode(
 
 
 @example(picks=[(n, "en", False, 0) for n in range(4)], how=(0.0, 3), prompts=((),))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     picks=st.lists(
         st.tuples(st.integers(0, 5), st.sampled_from(["en", "de", None]), st.booleans(), st.integers(0, 2**64 - 1)),
         min_size=2,
-        max_size=7,
+        max_size=4,
     ),
     how=st.sampled_from([(0.0, None), (0.0, 2), (0.2, None), (1.0, None)]),
     prompts=st.sampled_from([((),), ((1770,), (2232,)), ((1, 2, 3), (4, 5, 6))]),
@@ -152,6 +153,25 @@ def test_sampling_follows_the_distribution_of_the_model() -> None:
     cumulative = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64).cumsum(-1)
     counts = torch.searchsorted(cumulative, draws, right=True).bincount(minlength=4) / len(draws)
     assert torch.allclose(counts, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.015)
+
+
+@pytest.mark.parametrize(("prompt", "room"), [(0, 224), (223, 222)])
+def test_a_text_that_finds_no_end_is_cut_off_however_long_the_prompt_is(
+    prompt: int, room: int, whisper: WhisperModel, mels: list[Any]
+) -> None:
+    import torch
+
+    network = copy.deepcopy(whisper.network)
+    tokenizer = whisper.processor.tokenizer("en", "transcribe")
+    with torch.no_grad():
+        # The place that makes a token unlikely in this checkpoint.
+        network.decoder.token_embedding.weight[tokenizer.eot, 0] = -1.0
+    assert prompt <= whisper.processor.max_prompt
+    asked = sample(mels[0], prompt=(1770,) * prompt)
+    [endless] = decoded(replace(whisper, network=network), [asked])
+    assert (len(endless.tokens), endless.cut_off) == (room, True)
+    [whole] = decoded(whisper, [sample(mels[0])])
+    assert not whole.cut_off
 
 
 def test_samples_that_must_not_share_a_batch_are_refused(whisper: WhisperModel, mels: list[Any]) -> None:

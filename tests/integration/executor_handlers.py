@@ -13,6 +13,7 @@ import anyio
 from pydantic import Field
 
 from handlers.declaration import Context, Handler, Job, Params, Result
+from handlers.media import ffmpeg
 
 
 class CodeParams(Params):
@@ -63,6 +64,9 @@ class Act(Handler[ActParams, CodeResult]):
             case "start a program":
                 # In a session of its own: the signals to the executor's group do not reach it.
                 await ctx.cpu(subprocess.run, ["sleep", str(seconds)])
+            case "render":
+                endless = ["-re", "-f", "lavfi", "-i", f"color=size=16x16:duration={seconds}"]
+                await ffmpeg.run(ctx, [*endless, "-f", "null", "-"])
             case "leave a program behind":
                 await ctx.cpu(_leave_behind, seconds)
             case "progress":

@@ -212,8 +212,10 @@ async def main():
             await executor.run(order(folder, "test.act", act=act, seconds=seconds), time_limit_s=60)
         group.start_soon(run, "leave a program behind", seconds)
         group.start_soon(run, "start a program", seconds)
+        group.start_soon(run, "render", seconds)
         if len(sys.argv) > 4:
             await until(lambda: len(processes("sleep", str(seconds))) == 2)
+            await until(lambda: processes("-i", f"color=size=16x16:duration={seconds}"))
             group.start_soon(run, "hang in the loop", 100.0)
 anyio.run(main)
 """
@@ -223,7 +225,7 @@ anyio.run(main)
 async def test_killing_the_courier_ends_the_executor_and_all_that_it_started(
     tmp_path: Path, sandbox: Sandbox, hung: bool
 ) -> None:
-    seconds = f"{4000 + os.getpid() % 1000}.{sum(map(ord, sandbox.report.level))}{int(hung)}"
+    seconds = str(float(f"{4000 + os.getpid() % 1000}.{sum(map(ord, sandbox.report.level))}{int(hung)}"))
     argv = [
         sys.executable,
         "-c",
@@ -233,14 +235,18 @@ async def test_killing_the_courier_ends_the_executor_and_all_that_it_started(
         seconds,
         *(["hung"] if hung else []),
     ]
+
+    def programs() -> list[int]:
+        return processes("sleep", seconds) + processes("-i", f"color=size=16x16:duration={seconds}")
+
     courier = subprocess.Popen(argv, cwd=REPOSITORY)  # noqa: ASYNC220
     try:
-        await until(lambda: len(processes("sleep", str(float(seconds)))) == 2 or courier.poll() is not None, seconds=30)
+        await until(lambda: len(programs()) == 3 or courier.poll() is not None, seconds=30)
         assert courier.poll() is None
         if hung:
-            await until(lambda: len(list((tmp_path / "scratch").iterdir())) == 3)
+            await until(lambda: len(list((tmp_path / "scratch").iterdir())) == 4)
         courier.send_signal(signal.SIGKILL)
-        await until(lambda: not processes("sleep", str(float(seconds))))
+        await until(lambda: not programs())
         await until(lambda: not of_this_test(tmp_path))
     finally:
         courier.kill()

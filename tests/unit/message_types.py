@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from handlers.declaration import Context, Handler, Job, Many, Media, Named, One, Params, Result
-from handlers.errors import Problem
+from handlers.errors import InvalidInput, Problem
 from handlers.registry import Registry
 from intake.message import Rules
 from storage.objects.rules import BucketRules
@@ -129,6 +129,33 @@ class Speak(OnlyDeclared, Handler[SpeakParams, Done]):
         return frozenset()
 
 
+class CarelessParams(Params):
+    """A validator that forgets what it may be given."""
+
+    ratio: float = 1.0
+
+    @model_validator(mode="after")
+    def _is_kept(self) -> CarelessParams:
+        assert 1 / self.ratio
+        return self
+
+
+class Careless(OnlyDeclared, Handler[CarelessParams, Done]):
+    """Its checks have faults."""
+
+    type = "test.careless"
+    version = 1
+    inputs = {"assets": Named(Media.ANY, at_least=0)}  # noqa: RUF012
+
+    def checkpoints(self, params: CarelessParams) -> frozenset[str]:
+        return frozenset({[][int(params.ratio) - 1]} if params.ratio > 1 else ())
+
+    def problems(self, params: CarelessParams, names: Mapping[str, Collection[str]]) -> Iterable[Problem]:
+        if "all" in names["assets"]:
+            raise InvalidInput(problems=[Problem("/params/ratio", "too_odd", "is odd", "make it even")])
+        return iter(names["assets"]) if names["assets"] else ()  # type: ignore[return-value]  # the fault
+
+
 class Nothing(OnlyDeclared, Handler[Params, Done]):
     """Does nothing."""
 
@@ -139,7 +166,7 @@ class Nothing(OnlyDeclared, Handler[Params, Done]):
         return frozenset()
 
 
-REGISTRY = Registry([CaptionOne, EmbedMany, EditNamed, Speak, Nothing])
+REGISTRY = Registry([CaptionOne, EmbedMany, EditNamed, Speak, Careless, Nothing])
 RULES = Rules(
     message_bytes=1 << 20,
     nesting=64,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,9 @@ def test_ffmpeg_by_itself_is_asked_for_the_same_frames_and_samples() -> None:
     edit = Edit(20)
     arguments = edit.raw(_MATERIAL, Path("out.mp4"))
     graph = arguments[arguments.index("-filter_complex") + 1]
-    for length, start in zip(edit.lengths, (None, *edit.starts[1:]), strict=True):
-        assert f"trim=end_frame={length}," in graph
-        assert start is None or f"offset={start / FPS:.6f}" in graph
+    parts = [(int(first), int(last)) for first, last in re.findall(r"start_frame=(\d+):end_frame=(\d+)", graph)]
+    assert sum(last - first for first, last in parts) - graph.count("xfade=") * FADE == edit.frames
+    assert graph.count("concat=n=5") == 1
     assert graph.count(f"acrossfade=ns={FADE * RATE // FPS}") == 2
     assert "overlay=128:560" in graph
 

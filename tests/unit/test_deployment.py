@@ -74,9 +74,12 @@ def test_the_settings_of_a_container_are_settings_that_fit_together(service: str
 
 
 def test_a_value_from_outside_reaches_the_settings() -> None:
-    given = {"MEDIAMILL_CATALOGUE": "small", "MEDIAMILL_SANDBOX": "required"}
+    given = {"MEDIAMILL_CATALOGUE": "small", "MEDIAMILL_SANDBOX": "required", "MEDIAMILL_MODEL_ROLES": '["caption"]'}
     settings = Settings.load(environment("worker", given), []).settings
     assert (settings.catalogue, settings.sandbox) == ("small", "required")
+    # What is pulled goes by them too.
+    pulling = Settings.load(environment("checkpoints", given), []).settings
+    assert settings.model_roles == pulling.model_roles == ("caption",)
 
 
 def test_nothing_has_to_be_set_and_what_can_be_is_said_at_the_top() -> None:

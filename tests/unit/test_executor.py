@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.protocol import Hello, Limits, Order, Outcome
+from handlers.protocol import CheckpointSpec, Hello, Limits, Order, Outcome
 from tests.fakes import executor_child
 from tests.fakes.clock import FakeClock
 from worker.clock import RealClock
@@ -115,6 +116,17 @@ async def test_a_line_that_would_take_gigabytes_when_parsed_is_not_parsed(part: 
         end = await end_of(executor, order())
     assert isinstance(end, ExecutorLost)
     assert "protocol" in str(end)
+
+
+async def test_a_checkpoint_that_a_beat_says_is_broken_counts_as_if_it_had_been_said_at_the_start() -> None:
+    beat = "say({'op': 'beat', 'jobs': 0, 'broken': {'ours': 'is torn', 'unheard of': 'x'}})\n"
+    settings = scripted(GREET + beat + SERVE)
+    spec = CheckpointSpec(name="ours", family="clip", path="/", dtype="float32", digest="0")
+    settings = dataclasses.replace(settings, hello=HELLO.model_copy(update={"checkpoints": (spec,)}))
+    async with Executor(settings) as executor:
+        await end_of(executor, order())
+        assert executor.info is not None
+        assert executor.info.broken == {"ours": "is torn"}
 
 
 async def test_outcomes_of_unknown_and_settled_jobs_are_ignored() -> None:

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from config.settings import Settings
+from intake.kafka.judge import Judge
 from intake.kafka.positions import Committed, Extent, Partition, Positions, Why, begin
 from intake.kafka.record import Arrived, Header, envelope_trace, message_in, trace_of
 from intake.kafka.watch import Stuck, StuckWatch
 from intake.message import Rules
 from intake.problems import Code, Refused
+from storage.rejections import NewRejection
+from tests.unit.message_types import REGISTRY, RULES
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 EVENT = [("ce_specversion", b"1.0"), ("ce_id", b"1"), ("ce_source", b"/t"), ("ce_type", b"job")]
@@ -215,3 +218,11 @@ def test_a_partition_that_moved_was_paused_or_had_no_more_begins_its_time_anew(n
     watch.look(HERE, 6, 9, free=True, now=1059)
     with pytest.raises(Stuck, match="stands at 6 of 9"):
         watch.look(HERE, 6, 9, free=True, now=1060)
+
+
+def test_a_record_whose_type_cannot_be_checked_for_a_fault_in_it_is_kept_as_a_rejection() -> None:
+    judge = Judge(REGISTRY, {"upload": RULES}, "1")
+    value = b'{"type": "test.careless", "inputs": {"assets": {"one": "s3://media/a"}}}'
+    kept = judge(arrived(value), "cluster")
+    assert isinstance(kept, NewRejection)
+    assert "check_failed" in str(kept)

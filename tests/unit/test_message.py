@@ -354,3 +354,30 @@ def test_the_nearest_key_is_looked_for_among_those_of_the_value_s_own_kind() -> 
         "/params/parts/0/sped": "did you mean speed?",
         "/params/parts/1/speed": "there is shade, type",
     }
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"inputs": {"assets": {"one": "s3://media/a"}}},
+        {"params": {"ratio": 0}},
+        {"params": {"ratio": 2}},
+    ],
+    ids=["its look at params and inputs", "a validator", "its checkpoints"],
+)
+def test_a_fault_in_a_type_s_own_check_refuses_the_message_until_a_newer_build_comes(message: dict[str, Any]) -> None:
+    with pytest.raises(Refused) as caught:
+        parse({"type": "test.careless", **message}, REGISTRY, RULES)
+    [problem] = caught.value.problems
+    assert (problem.pointer, problem.code) == ("", Code.CHECK_FAILED)
+    assert "replay the message" in problem.fix
+    assert caught.value.may_be_newer
+
+
+def test_what_a_type_raises_at_the_door_counts_as_what_it_finds() -> None:
+    found = refused({"type": "test.careless", "inputs": {"assets": {"all": "s3://media/a"}}})
+    assert found == {"/params/ratio": Problem("/params/ratio", "too_odd", "is odd", "make it even")}
+
+
+def test_a_named_input_that_is_left_out_has_no_names() -> None:
+    assert parse({"type": "test.careless"}, REGISTRY, RULES).inputs == {}

@@ -152,6 +152,21 @@ def test_an_average_rate_becomes_the_usual_one_that_is_meant(average: str, rate:
     assert planned(message([film()]), assets).canvas.fps == Fraction(rate)
 
 
+@pytest.mark.parametrize(
+    ("said", "rate"),
+    [(29.97002997, "30000/1001"), (23.976024, "24000/1001"), (23.976, "2997/125"), (30.000001, "30"),
+     ("999999999/33333334", "30")],
+)  # fmt: skip
+def test_a_rate_of_many_digits_is_the_one_near_it_that_a_clock_keeps(said: float | str, rate: str) -> None:
+    assert planned(message([color(1)], fps=said)).canvas.fps == Fraction(rate)
+
+
+@pytest.mark.parametrize(("rate", "shown"), [(24, 24), (50, 50), (60, 30), (120, 40)])
+def test_a_gif_of_a_quick_film_shows_every_second_frame_or_third(rate: int, shown: int) -> None:
+    assets = ASSETS | {"film": AssetFacts("video", Fraction(2), 640, 360, Fraction(rate))}
+    assert planned(message([film()], format="gif"), assets).canvas.fps == shown
+
+
 def test_an_item_without_sound_has_none() -> None:
     silent, muted, heard = items(message([film("silent"), film(volume=0), film(volume=0.5)]))
     assert (silent.sound, muted.sound) == (None, None)

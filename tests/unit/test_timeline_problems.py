@@ -52,6 +52,7 @@ def over(duration: Any) -> dict[str, Any]:
         (message([color(1), color("auto")]), {f"{SECOND}/duration": "contradiction"}),
         (message([color(2, at=5), color("auto"), color(1, at=7)]), {f"{SECOND}/duration": "overlap"}),
         (message([color(0.001)]), {f"{ITEM}/0/duration": "out_of_range"}),
+        (message([GAP | {"duration": 0.001}]), {"/params/timeline": "out_of_range"}),
         (message([color(), color(transition=over(0.001))]), {f"{SECOND}/transition/duration": "out_of_range"}),
         (message([color(2, fade_in=1, fade_out=1.5)]), {f"{ITEM}/0/fade_out": "fade_too_long"}),
         (message([film(duration=2, volume=[[1, 1], [1, 0]])]), {f"{ITEM}/0/volume/1": "contradiction"}),
@@ -83,6 +84,7 @@ def test_a_timeline_that_contradicts_itself_is_refused_at_the_door(params: Any, 
         ({"format": "mp4", "video": {"crf": 60}}, "video/crf", "out_of_range"),
         ({"format": "gif", "video": {"crf": 20}}, "video/crf", "contradiction"),
         ({"format": "gif", "loudness": {}}, "loudness", "contradiction"),
+        ({"format": "gif", "fps": 60}, "fps", "out_of_range"),
         ({"format": "gif", "audio": {"bitrate": 64000}}, "audio/bitrate", "contradiction"),
         ({"format": "wav", "audio": {"bitrate": 64000}}, "audio/bitrate", "contradiction"),
         ({"format": "mp3", "audio": None}, "audio", "contradiction"),
@@ -158,6 +160,20 @@ def test_what_is_right_once_the_assets_are_known_is_not_refused_at_the_door() ->
     )
     assert at_the_door(params) == {}
     assert before_rendering(params) == {}
+
+
+def test_subtitles_that_are_drawn_in_a_font_that_is_not_there_are_refused_though_none_is_named() -> None:
+    assets = ASSETS | {"film": AssetFacts("video", Fraction(2), 640, 360, Fraction(25))}
+    for mode, found in (("burn", {"/params/timeline/subtitles/0/font": "font_unknown"}), ("soft", {})):
+        params = message([film()], subtitles=[{"asset": "words", "mode": mode}])
+        assert before_rendering(params, assets, fonts=("serif",)) == found
+
+
+def test_a_gif_that_would_fill_a_disk_is_refused() -> None:
+    long = {"type": "color", "color": "#000000", "duration": 600}
+    huge = {"format": "gif", "width": 1280, "height": 720, "fps": 25}
+    assert before_rendering(message([long], **huge)) == {"/params/output/format": "limit_exceeded"}
+    assert before_rendering(message([long], **huge, range={"start": 0, "end": 60})) == {}
 
 
 def test_an_asset_without_a_length_is_refused() -> None:

@@ -218,7 +218,7 @@ def assert_tiled(plan: Plan) -> None:
         assert end <= plan.frames
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(TIMELINES)
 def test_the_items_of_a_track_follow_one_another_without_holes(params: dict[str, Any]) -> None:
     plan = planned(params)
@@ -229,7 +229,7 @@ def test_the_items_of_a_track_follow_one_another_without_holes(params: dict[str,
     assert sum(lengths) == main[0].items[-1].end
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(TIMELINES)
 def test_places_are_even_and_within_the_frame_and_sources_within_their_items(params: dict[str, Any]) -> None:
     plan = planned(params)
@@ -249,7 +249,7 @@ def test_places_are_even_and_within_the_frame_and_sources_within_their_items(par
             assert 0 < item.source.length == shown * item.source.speed
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(TIMELINES)
 def test_a_plan_is_the_same_each_time_and_after_the_params_were_stored(params: dict[str, Any]) -> None:
     before = read(params)
@@ -258,7 +258,7 @@ def test_a_plan_is_the_same_each_time_and_after_the_params_were_stored(params: d
     assert planned(dumped) == planned(params)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(mutated())
 def test_whatever_is_written_is_refused_by_places_of_the_message_or_planned(params: dict[str, Any]) -> None:
     for problem in found(params):
@@ -268,7 +268,7 @@ def test_whatever_is_written_is_refused_by_places_of_the_message_or_planned(para
         assert problem.message
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(misjudged())
 def test_what_can_be_rendered_is_never_refused_at_the_door_and_has_no_holes(params: dict[str, Any]) -> None:
     said = before_rendering(params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -58,10 +58,12 @@ def at_the_door(params: Mapping[str, Any], assets: Mapping[str, AssetFacts] = AS
     return {problem.pointer: problem.code for problem in problems(read(params), {"assets": set(assets)})}
 
 
-def before_rendering(params: Mapping[str, Any], assets: Mapping[str, AssetFacts] = ASSETS) -> dict[str, str]:
+def before_rendering(
+    params: Mapping[str, Any], assets: Mapping[str, AssetFacts] = ASSETS, fonts: Collection[str] = FONTS
+) -> dict[str, str]:
     """Pointer -> code of what is refused when the assets are known."""
     try:
-        plan(read(params), assets, FONTS)
+        plan(read(params), assets, fonts)
     except InvalidInput as error:
         return {problem.pointer: problem.code for problem in error.problems}
     return {}

@@ -6,8 +6,9 @@ without an index (MPEG-TS), in which ffmpeg cannot find a frame, is put into a M
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,18 @@ from handlers.media.image import ImageFacts, open_picture
 from handlers.media.probe import MediaFacts
 from handlers.media.sniff import READ
 from handlers.protocol import Limits
-from handlers.video.render.color import Colors, colors
-from handlers.video.timeline.plan import Fit, Item, ItemKind, Plan, TextStyle, TrackKind
+from handlers.video.render.window import Window, segments, strips, visual
+from handlers.video.timeline.faults import Code
+from handlers.video.timeline.plan import Fit, Item, ItemKind, Plan, TextStyle
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 #: Containers in which seeking lands anywhere.
-_WITHOUT_INDEX = frozenset({"mpegts"})
+_WITHOUT_INDEX = frozenset({"mpegts", "mpeg"})
+
+#: So much later than its sound, in seconds, the first picture of a film may come by the ways of codecs alone.
+_CODECS_DELAY = Fraction(1, 10)
 
 #: For a view that moves over it a picture is kept so many times larger than it will be seen, at most.
 _MOVING = 4
@@ -37,8 +42,17 @@ class Film:
 
     path: Path
     facts: MediaFacts
-    #: Of a film that is shown, once it is prepared.
-    colors: Colors | None = None
+
+    @property
+    def origin(self) -> Fraction:
+        """Where on the file's clock its time begins: with its first picture, where a codec's sound begins before."""
+        video = self.facts.video
+        return video.start if video is not None and video.start <= _CODECS_DELAY else Fraction(0)
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds from there to its end."""
+        return self.facts.duration - self.origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +103,8 @@ async def prepared(ctx: Context, plan: Plan, assets: Mapping[str, Asset]) -> Rea
     Raises InvalidInput for what turns out to be broken.
     """
     ready: dict[Key, Prepared] = {}
-    for item in _used(plan):
+    used = _used(plan)
+    for item in used:
         if item.kind is ItemKind.TEXT and item.text is not None and item.look is not None:
             path = ctx.scratch / f"title{len(ready)}.png"
             box = item.look.box
@@ -100,29 +115,32 @@ async def prepared(ctx: Context, plan: Plan, assets: Mapping[str, Asset]) -> Rea
         asset = assets[name]
         of = f"inputs/assets/{name}"
         if isinstance(asset, Photo):
-            sides = _needed(plan, name, asset.facts)
+            sides = _needed(used, name, asset.facts)
             ready[name] = await ctx.cpu(_still, asset, ctx.limits, of, sides, ctx.scratch / f"still{len(ready)}.png")
         elif isinstance(asset, Film):
             if asset.facts.container in _WITHOUT_INDEX:
                 asset = await _indexed(ctx, asset, of, ctx.scratch / f"indexed{len(ready)}.mkv")
-            if asset.facts.video is not None:
-                asset = replace(asset, colors=await colors(ctx, asset.path, asset.facts.video))
             ready[name] = asset
     return ready
 
 
 def _used(plan: Plan) -> list[Item]:
-    frames = [(plan.first, plan.last)]
+    """The items that are seen or heard, and those that are under way with them where a run begins."""
+    windows = segments(plan) if plan.format.has_video else []
     if plan.poster is not None:
-        frames.append((plan.poster, plan.poster + 1))
+        windows.append(Window(plan.poster, plan.poster + 1))
+    seen = {
+        shot.item.pointer
+        for track in visual(plan)
+        for window in windows
+        for strip in strips(track, window)
+        for shot in strip.shots
+    }
     return [
         item
         for track in plan.tracks
         for item in track.items
-        if any(item.start < last and item.end > first for first, last in frames)
-        and (
-            track.kind is TrackKind.AUDIO or plan.format.has_video or item.sound is not None or plan.poster is not None
-        )
+        if item.pointer in seen or (item.sound is not None and item.start < plan.last and item.end > plan.first)
     ]
 
 
@@ -130,7 +148,8 @@ async def _indexed(ctx: Context, film: Film, of: str, path: Path) -> Film:
     streams = [film.facts.video.index] if film.facts.video is not None else []
     streams += [stream.index for stream in film.facts.audio[:1]]
     maps = [word for index in streams for word in ("-map", f"0:{index}")]
-    arguments = [*ffmpeg.guards(ctx.limits), "-i", ffmpeg.source(film.path), *maps, "-c", "copy"]
+    # A program stream does not say the time of every frame.
+    arguments = [*ffmpeg.guards(ctx.limits), "-fflags", "+genpts", "-i", ffmpeg.source(film.path), *maps, "-c", "copy"]
     try:
         await ffmpeg.run(ctx, [*arguments, "-f", "matroska", ffmpeg.source(path)])
     except ffmpeg.FfmpegFailed as error:
@@ -142,10 +161,10 @@ async def _indexed(ctx: Context, film: Film, of: str, path: Path) -> Film:
     return Film(path, replace(facts, container="matroska", video=video, audio=audio))
 
 
-def _needed(plan: Plan, name: str, facts: ImageFacts) -> tuple[int, int]:
+def _needed(used: Sequence[Item], name: str, facts: ImageFacts) -> tuple[int, int]:
     """How large a picture has to be for the most demanding of its items."""
     needed = 0.0
-    for item in _used(plan):
+    for item in used:
         if item.source is None or item.source.asset != name or item.look is None:
             continue
         look = item.look
@@ -194,7 +213,7 @@ def _drawn(pointer: str, style: TextStyle, width: int, height: int, fonts: Mappi
     except title.TextTooLong as error:
         raise InvalidInput(
             problems=[
-                Problem(f"{pointer}/text", "text_too_long", str(error), "make the text shorter or the box larger")
+                Problem(f"{pointer}/text", Code.TEXT_TOO_LONG, str(error), "make the text shorter or the box larger")
             ]
         ) from error
     left, top, right, bottom = drawn.getchannel("A").getbbox() or (0, 0, 2, 2)

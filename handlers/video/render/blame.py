@@ -9,6 +9,7 @@ from handlers.errors import Problem
 from handlers.media import ffmpeg
 from handlers.video.render.assets import Film, Ready, key
 from handlers.video.render.graph import Graph, command, decimal, each
+from handlers.video.timeline.faults import Code
 from handlers.video.timeline.plan import Item, ItemKind, Plan
 
 #: Places that are looked at.
@@ -29,14 +30,14 @@ async def faults(ctx: Context, plan: Plan, ready: Ready) -> list[Problem]:
         if not seen.get(place, True):
             what = f"is {item.source.asset!r}, of which nothing can be decoded from {float(item.source.start):.3f} s on"
             fix = "take another part, or upload it again"
-            found.append(Problem(f"{item.pointer}/asset", "asset_unsupported", what, fix))
+            found.append(Problem(f"{item.pointer}/asset", Code.ASSET_UNSUPPORTED, what, fix))
     return found
 
 
 async def _decodes(ctx: Context, item: Item, film: Film, start: Fraction) -> bool:
     graph = Graph(ctx.limits)
     out = ctx.scratch / "decoded.raw"
-    options: dict[str, object] = {"ss": decimal(start)}
+    options: dict[str, object] = {"ss": decimal(film.origin + start)}
     if item.kind is ItemKind.VIDEO and film.facts.video is not None:
         seen = graph.untrusted(film.path, str(film.facts.video.index), options)
         stream = each(seen, ("scale", {"w": 2, "h": 2}))

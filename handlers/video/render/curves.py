@@ -46,7 +46,6 @@ def _with_numpy(function: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
 _CURVES: dict[str, Callable[[Any], Any]] = {
     name: _with_numpy(function)
     for name, function in {
-        "nofade": lambda np, g: np.ones_like(g),
         "tri": lambda _, g: g,
         "qsin": lambda np, g: np.sin(g * math.pi / 2),
         "iqsin": lambda np, g: np.arcsin(g) * 2 / math.pi,

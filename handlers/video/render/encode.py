@@ -6,6 +6,7 @@ from handlers.declaration import Context
 from handlers.errors import InvalidInput, Problem
 from handlers.media import ffmpeg
 from handlers.video.render.graph import ratio
+from handlers.video.timeline.faults import Code
 from handlers.video.timeline.plan import Format, Plan, SubtitleMode, VideoCodec, VideoEncoding
 
 Options = dict[str, object]
@@ -35,10 +36,6 @@ MEDIA_TYPES = {
     Format.GIF: "image/gif",
 }
 _SUBTITLES = {Format.MP4: "mov_text", Format.WEBM: "webvtt"}
-_RATES = {
-    Format.WEBM: (16_000, 24_000, 48_000),
-    Format.MP3: (16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
-}
 
 #: libvpx's `cpu-used` (with `deadline good`, from 6 on `realtime`) for x264's names.
 _VP9_SPEED = {
@@ -54,12 +51,6 @@ _COLORS: Options = {
     "color_trc": "bt709",
     "color_range": "tv",
 }
-
-
-def sample_rate(plan: Plan) -> int:
-    """The rate of the sound in the file: the plan's, or the codec's best where it has no such rate."""
-    rates = _RATES.get(plan.format)
-    return plan.canvas.sample_rate if rates is None or plan.canvas.sample_rate in rates else 48_000
 
 
 def encoders(plan: Plan) -> dict[str, str]:
@@ -84,7 +75,7 @@ async def refuse_missing(ctx: Context, plan: Plan) -> None:
         ffmpeg.checked(await running.ended())
     here = {words[1] for line in listed.splitlines() if len(words := line.split()) > 1}
     problems = [
-        Problem(pointer, "encoder_missing", f"needs the encoder {name}", "ask for another format or codec")
+        Problem(pointer, Code.ENCODER_MISSING, f"needs the encoder {name}", "ask for another format or codec")
         for name, pointer in needed.items()
         if name not in here
     ]
@@ -114,7 +105,7 @@ def video(encoding: VideoEncoding, plan: Plan) -> Options:
 def audio(plan: Plan) -> Options:
     """Options of the sound."""
     assert plan.audio is not None
-    options: Options = {"c:a": _AUDIO[plan.format], "ar": sample_rate(plan), "ac": 2}
+    options: Options = {"c:a": _AUDIO[plan.format], "ar": plan.canvas.sample_rate, "ac": 2}
     if plan.format is not Format.WAV:
         options["b:a"] = plan.audio.bitrate
     return options

@@ -17,6 +17,7 @@ from handlers.errors import InvalidInput
 from handlers.media import ffmpeg
 from handlers.video.render import blame, encode, gif, subtitles
 from handlers.video.render.assets import Asset, Film, Ready, prepared
+from handlers.video.render.color import colors
 from handlers.video.render.compose import Burnt, picture
 from handlers.video.render.encode import Options
 from handlers.video.render.graph import Graph, command, decimal, ratio
@@ -27,6 +28,9 @@ from handlers.video.render.soundtrack import Soundtrack, soundtrack
 from handlers.video.render.verify import Stream, VerificationFailed, verified
 from handlers.video.render.window import Window, segments
 from handlers.video.timeline.plan import Format, Plan, SubtitleMode
+
+#: Seconds in which a run that ends with a whole film may tell nothing: its index is moved to the front at last.
+_STALL_S = 900.0
 
 #: Where in the whole the sound is done, and the pictures.
 _SOUND, _PICTURES = 0.1, 0.94
@@ -127,7 +131,7 @@ def _noticed(ready: Ready) -> list[str]:
     ] + [
         f"inputs/assets/{name} has a high dynamic range, which is shown without tone mapping: it looks pale"
         for name, film in films
-        if film.colors is not None and film.colors.high_dynamic_range
+        if film.facts.video is not None and colors(film.facts.video).high_dynamic_range
     ]
 
 
@@ -141,14 +145,16 @@ async def _film(material: _Material, out: Path, stage: Stage) -> None:
         pictures = material.picture(graph, windows[0])
         others, more = material.others(graph)
         arguments = command([([pictures, *others], out, {**options, **more})])
-        await ffmpeg.run(material.ctx, arguments, progress=stage.of(plan.canvas.seconds(plan.length)))
+        done = stage.of(plan.canvas.seconds(plan.length))
+        await ffmpeg.run(material.ctx, arguments, stall_s=_STALL_S, progress=done)
         return
     listing = await _segments(material, windows, options, stage)
     graph = Graph(material.ctx.limits)
     others, more = material.others(graph)
     joined = graph.own(listing, "v:0", "concat")
     tags = {key: value for key, value in options.items() if key == "tag:v"}
-    await ffmpeg.run(material.ctx, command([([joined, *others], out, {"c:v": "copy", **tags, **more})]))
+    arguments = command([([joined, *others], out, {"c:v": "copy", **tags, **more})])
+    await ffmpeg.run(material.ctx, arguments, stall_s=_STALL_S)
 
 
 async def _segments(material: _Material, windows: Sequence[Window], options: Options, stage: Stage) -> Path:
@@ -179,8 +185,8 @@ async def _gif(material: _Material, out: Path, stage: Stage) -> None:
 async def _sound_alone(material: _Material, out: Path, stage: Stage) -> None:
     graph = Graph(material.ctx.limits)
     streams, options = material.others(graph)
-    arguments = command([(streams, out, options)])
-    await ffmpeg.run(material.ctx, arguments, progress=stage.of(material.plan.canvas.seconds(material.plan.length)))
+    done = stage.of(material.plan.canvas.seconds(material.plan.length))
+    await ffmpeg.run(material.ctx, command([(streams, out, options)]), stall_s=_STALL_S, progress=done)
 
 
 async def _poster(material: _Material, frame: int, out: Path) -> None:

@@ -18,13 +18,18 @@ LOSSLESS: Options = {
 }  # fmt: skip
 
 
+#: Seconds in which that look may tell nothing: a GIF is short, by the limits of a timeline.
+STALL_S = 900.0
+
+
 async def made(ctx: Context, plan: Plan, film: Path, demuxer: str, out: Path, stage: Stage) -> None:
     """Makes a GIF of a lossless film."""
     palette = ctx.scratch / "palette.png"
     length = plan.canvas.seconds(plan.length)
     graph = Graph(ctx.limits)
     colors = each(graph.own(film, "v:0", demuxer), ("palettegen", {"stats_mode": "full"}))
-    await ffmpeg.run(ctx, command([([colors], palette, {"frames:v": 1, "update": 1})]))
+    # Nothing is told before the last picture has been looked at.
+    await ffmpeg.run(ctx, command([([colors], palette, {"frames:v": 1, "update": 1})]), stall_s=STALL_S)
     graph = Graph(ctx.limits)
     drawn = together(
         [graph.own(film, "v:0", demuxer), graph.own(palette, "v:0", "png_pipe")],

@@ -20,8 +20,8 @@ SHORTEST_S = 0.4
 #: Below its absolute gate (-70 LUFS) everything counts as silence.
 _SILENCE = -70.0
 
-#: A filter and its options.
-Setting = tuple[str, Mapping[str, object]]
+#: Filters, each with its options.
+Setting = tuple[tuple[str, Mapping[str, object]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ async def measure(
     graph = Graph(ctx.limits)
     heard = each(
         graph.own(mix, "a:0", RAW, raw_options(rate)),
-        *([after, ("aresample", {"sample_rate": rate})] if after is not None else []),
+        *((*after, ("aresample", {"sample_rate": rate})) if after is not None else ()),
         ("loudnorm", {**_target(target), "print_format": "json"}),
     )
     arguments = command([([heard], Path("-"), {})])[:-1]
@@ -60,22 +60,22 @@ async def measure(
 
 
 def setting(measured: Measured, target: Loudness) -> Setting:
-    """The filter that brings a sound so measured to the target.
+    """The filters that bring a sound so measured to the target.
 
     One gain for all of it where its peaks and its range allow; else `loudnorm` follows the sound and turns it up and
-    down.
+    down. That takes no sound that is louder than full scale: it too comes after the gain.
     """
     gain = target.i - measured.i
+    volume = "volume", {"volume": f"{gain:.4f}dB", "precision": "float"}
     if measured.tp + gain <= target.tp and measured.lra <= target.lra:
-        return "volume", {"volume": f"{gain:.4f}dB", "precision": "float"}
-    return "loudnorm", {
-        **_target(target),
-        "measured_I": measured.i,
-        "measured_TP": measured.tp,
+        return (volume,)
+    measures = {
+        "measured_I": target.i,
+        "measured_TP": measured.tp + gain,
         "measured_LRA": measured.lra,
-        "measured_thresh": measured.threshold,
-        "linear": 0,
+        "measured_thresh": measured.threshold + gain,
     }
+    return volume, ("loudnorm", {**_target(target), **measures, "linear": 0})
 
 
 def _target(target: Loudness) -> dict[str, object]:

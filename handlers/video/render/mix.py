@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: Hops that are mixed at a time: 20 seconds.
 _BLOCK_HOPS = 2000
 
+#: No sample is farther from silence (1 is full scale): of sums and gains of such nothing overflows.
+_MOST = 1000.0
+
 #: Speech and music are heard above this (root mean square of 10 ms); below, what others duck for counts as silence.
 _HEARD_DB = -45.0
 _HOP_S = 0.01
@@ -46,6 +49,21 @@ class Mixer:
             self._takes.setdefault(take.track, []).append(take)
 
     @property
+    def first(self) -> int:
+        """The sample of the timeline at which the next block begins."""
+        return self.plan.canvas.samples(self.window.first) + self._done
+
+    @property
+    def last(self) -> int:
+        """The sample of the timeline at which the next block ends, or would."""
+        return self.first + self.block_samples
+
+    @property
+    def block_samples(self) -> int:
+        """Samples of a block."""
+        return _BLOCK_HOPS * _hop(self.plan.canvas.sample_rate)
+
+    @property
     def length(self) -> int:
         """Samples of the whole."""
         return self.plan.canvas.samples(self.window.last) - self.plan.canvas.samples(self.window.first)
@@ -54,8 +72,7 @@ class Mixer:
         """Mixes the next seconds, and returns the part that is done, 0 to 1."""
         import numpy
 
-        count = min(_BLOCK_HOPS * _hop(self.plan.canvas.sample_rate), self.length - self._done)
-        first = self.plan.canvas.samples(self.window.first) + self._done
+        count, first = min(self.block_samples, self.length - self._done), self.first
         sums = [self._track(number, track, first, count) for number, track in enumerate(self.plan.tracks)]
         mix = numpy.zeros((count, CHANNELS), numpy.float32)
         for number, (track, sound) in enumerate(zip(self.plan.tracks, sums, strict=True)):
@@ -180,20 +197,18 @@ def _read(take: Take, at: int, count: int) -> tuple[ndarray, int]:
         available = take.path.stat().st_size // FRAME_BYTES
         if not take.loop or available == 0:
             samples = _from(file, at, max(0, min(count, available - at)))
+        elif available < count:  # of a round of one sample there are millions
+            samples = _from(file, 0, available)[numpy.arange(at, at + count) % available]
         else:
-            parts = []
-            while count > 0:
-                part = _from(file, at % available, min(count, available - at % available))
-                parts.append(part)
-                at, count = at + len(part), count - len(part)
-            samples = numpy.concatenate(parts)
+            samples = _from(file, at % available, min(count, available - at % available))
+            samples = numpy.concatenate([samples, _from(file, 0, count - len(samples))])
     bad = int(numpy.count_nonzero(~numpy.isfinite(samples)))
-    return (numpy.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0) if bad else samples), bad
+    samples = numpy.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0) if bad else samples
+    return numpy.clip(samples, -_MOST, _MOST), bad
 
 
 def _from(file: BinaryIO, at: int, count: int) -> Any:
     import numpy
 
     file.seek(at * FRAME_BYTES)
-    # A copy, since the gains are multiplied in place.
-    return numpy.frombuffer(file.read(count * FRAME_BYTES), numpy.float32).reshape(-1, CHANNELS).copy()
+    return numpy.frombuffer(file.read(count * FRAME_BYTES), numpy.float32).reshape(-1, CHANNELS)

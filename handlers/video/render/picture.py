@@ -10,6 +10,7 @@ from typing import Any
 
 from handlers.media.probe import VideoStream
 from handlers.video.render.assets import Film, Ready, Still, key
+from handlers.video.render.color import colors
 from handlers.video.render.graph import Graph, decimal, each, ratio, split, together
 from handlers.video.render.window import Shot
 from handlers.video.timeline.plan import Box, Canvas, Fit, ItemKind, KenBurns, Look, Region, Source
@@ -27,10 +28,8 @@ def converted(pixels: str, **size: object) -> tuple[Filter, ...]:
     return ("scale", {**size, **_MATRIX}), _TAGS, ("setsar", {"sar": 1}), ("format", {"pix_fmts": pixels})
 
 
-#: Seconds that are decoded before a film's part begins, and dropped: the frame that is shown at its beginning may have
-#: begun earlier. Where the rate varies a frame may be long.
-_PRE_ROLL = Fraction(1, 4)
-_PRE_ROLL_VARIABLE = Fraction(2)
+#: A covering picture is at most so many times longer or wider than its box: of a ribbon the middle is taken first.
+_RIBBON = 4
 
 #: A moving view is taken from a picture of so many times the box's pixels, at most.
 _KEN_BURNS_PIXELS = 6
@@ -63,10 +62,8 @@ class Painter:
     def picture(self, shot: Shot) -> Placed:
         """What an item shows."""
         item = shot.item
-        look = item.look or Look(Box(0, 0, self.canvas.width, self.canvas.height))
-        if item.kind is ItemKind.GAP:
-            transparent = self.color("#00000000", look.box.width, look.box.height, shot.frames)
-            return Placed(transparent, look.box, alpha=True)
+        look = item.look
+        assert look is not None
         if item.kind is ItemKind.COLOR:
             assert item.color is not None
             plain = self.color(item.color, look.box.width, look.box.height, shot.frames)
@@ -113,7 +110,7 @@ class Painter:
             alpha, size = video.alpha, (video.width, video.height)
             if item.source.reverse:
                 after = self._backwards(item.source, shot)
-            if asset.colors is not None and asset.colors.plain and _as_it_is(look, size):
+            if colors(video).plain and _as_it_is(look, size):
                 kept: tuple[Filter, ...] = (_TAGS, ("setsar", {"sar": 1}), ("format", {"pix_fmts": "yuv420p"}))
                 return Placed(each(seen, *kept, *after), look.box, alpha=False)
         seen, size = _turned(seen, size, look)
@@ -131,24 +128,22 @@ class Painter:
         rate = self.canvas.fps
         moving = shot.item.frames - source.freeze
         skip = 0 if source.reverse else min(shot.skip, moving - 1)
-        start = source.start + skip * source.speed / rate
-        wanted = _PRE_ROLL_VARIABLE if video.variable else _PRE_ROLL
-        # A whole number of output frames, so that the grid of frames is where it would be without it.
-        pre = int(min(wanted, start) * rate / source.speed)
-        seek = start - pre * source.speed / rate
+        start = _seen_from(video, film.origin + source.start + skip * source.speed / rate)
         options: dict[str, object] = {"an": None, "sn": None, "dn": None}
         if video.decoder is not None:
             options["c:v"] = video.decoder
-        if seek > 0:
-            options["ss"] = decimal(seek)
+        if start > 0:
+            # Not accurate: ffmpeg would drop the frame that is on screen at that moment and has begun earlier. `fps`
+            # drops those before it.
+            options |= {"noaccurate_seek": None, "ss": decimal(start)}
         stream = self.graph.untrusted(film.path, str(video.index), options)
-        if film.colors is not None and film.colors.matrix is not None:
-            stream = each(stream, ("setparams", {"colorspace": film.colors.matrix}))
+        if (matrix := colors(video).matrix) is not None:
+            stream = each(stream, ("setparams", {"colorspace": matrix}))
         if source.speed != 1:
             stream = each(stream, ("setpts", {"expr": f"PTS*{source.speed.denominator}/{source.speed.numerator}"}))
-        stream = each(stream, ("fps", {"fps": ratio(rate), "start_time": 0, "round": "near"}))
-        if pre:
-            stream = each(stream, ("trim", {"start_frame": pre}), ("setpts", {"expr": "PTS-STARTPTS"}))
+        # The last frame is passed on however short it is: of a film that is shorter than a frame there would be none.
+        timed = {"fps": ratio(rate), "start_time": 0, "round": "near", "eof_action": "pass"}
+        stream = each(stream, ("fps", timed))
         count = moving if source.reverse else min(shot.frames, moving - skip)
         return each(stream, ("trim", {"end_frame": count}))
 
@@ -225,6 +220,13 @@ class Painter:
         return Placed(each(placed.stream, *treated, *fades), placed.box, alpha=True)
 
 
+def _seen_from(video: VideoStream, start: Fraction) -> Fraction:
+    """Where a film has to be decoded from: behind its end, where there is only sound, its last frame is seen."""
+    if video.duration is None or not video.fps:
+        return start
+    return max(Fraction(0), min(start, video.start + video.duration - 1 / video.fps))
+
+
 def _as_it_is(look: Look, size: tuple[int, int]) -> bool:
     """Whether a picture of that size lies in its box pixel by pixel."""
     turned = look.rotate or look.flip_horizontal or look.flip_vertical
@@ -241,14 +243,16 @@ def _turned(stream: Any, size: tuple[int, int], look: Look) -> tuple[Any, tuple[
             (
                 "crop",
                 {
-                    "w": f"max(2,iw*{decimal(part.width)})",
-                    "h": f"max(2,ih*{decimal(part.height)})",
+                    "w": f"min(iw,max(2,iw*{decimal(part.width)}))",
+                    "h": f"min(ih,max(2,ih*{decimal(part.height)}))",
                     "x": f"iw*{decimal(part.x)}",
                     "y": f"ih*{decimal(part.y)}",
+                    "exact": 1,
                 },
             )
         )
-        width, height = max(2, round(width * part.width)), max(2, round(height * part.height))
+        width = min(width, max(2, round(width * part.width)))
+        height = min(height, max(2, round(height * part.height)))
     if look.flip_horizontal:
         filters.append(("hflip", {}))
     if look.flip_vertical:
@@ -299,8 +303,14 @@ def _fitted(stream: Any, size: tuple[int, int], look: Look, pixels: str) -> tupl
 
 def _covering(box: Box, size: tuple[int, int], pixels: str) -> tuple[Filter, ...]:
     larger = max(Fraction(box.width, size[0]), Fraction(box.height, size[1]))
-    width, height = max(box.width, _even(size[0] * larger)), max(box.height, _even(size[1] * larger))
-    return *converted(pixels, w=width, h=height), ("crop", {"w": box.width, "h": box.height})
+    wide = min(Fraction(1), _RIBBON * box.width / (size[0] * larger))
+    high = min(Fraction(1), _RIBBON * box.height / (size[1] * larger))
+    first: tuple[Filter, ...] = ()
+    if wide < 1 or high < 1:
+        first = (("crop", {"w": f"max(1,iw*{decimal(wide)})", "h": f"max(1,ih*{decimal(high)})", "exact": 1}),)
+    width = max(box.width, _even(size[0] * wide * larger))
+    height = max(box.height, _even(size[1] * high * larger))
+    return *first, *converted(pixels, w=width, h=height), ("crop", {"w": box.width, "h": box.height})
 
 
 def _inner(box: Box, width: Fraction, height: Fraction) -> Box:

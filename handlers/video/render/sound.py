@@ -1,14 +1,15 @@
 """The sound of every item, as raw samples: decoded, resampled, at its speed, cut to the sample.
 
 Each becomes a file of 32-bit floats, stereo, at the output's rate; gains are the mix's. The disk holds about 0.4 MB for
-a second of an item's sound.
+a second of an item's sound, while the mix is about it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ FRAME_BYTES = 4 * CHANNELS
 RAW = "f32le"
 
 #: As many sounds are decoded in one run of ffmpeg.
-_AT_ONCE = 12
+AT_ONCE = 12
 
 #: Seconds that are decoded before a sound's part begins, and dropped: codecs need some packets to come to themselves.
 _PRE_ROLL = Fraction(1, 2)
@@ -37,23 +38,40 @@ _GUESSING = frozenset({"mp3", "aac", "ac3", "eac3", "amr"})
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """An item's samples on disk."""
+    """An item's samples, on disk while the mix is about it."""
 
     track: int
     item: Item
+    film: Film
+    source: Source
     path: Path
     #: Sample of the timeline at which the file begins.
     start: int
     #: Samples for which the item sounds, from `start` on.
     length: int
-    #: Whether the file is played again and again until then; else silence follows it.
-    loop: bool
+    #: Samples of the item that are before the window.
+    skip: int
+
+    @property
+    def end(self) -> int:
+        """The sample of the timeline after its last."""
+        return self.start + self.length
+
+    @property
+    def loop(self) -> bool:
+        """Whether the file is played again and again until the end; else silence follows it."""
+        return self.source.loop
+
+    def size(self, rate: int) -> int:
+        """Bytes on disk."""
+        samples = self.length
+        if self.loop and self.source.length is not None:
+            samples = round(self.source.length / self.source.speed * rate)
+        return samples * FRAME_BYTES
 
 
-async def takes(
-    ctx: Context, plan: Plan, window: Window, assets: Ready, progress: Callable[[float], None]
-) -> list[Take]:
-    """Decodes what is heard in the window. `progress` is told the part that is done, 0 to 1."""
+def takes(plan: Plan, window: Window, assets: Ready, folder: Path) -> list[Take]:
+    """What is heard in the window, in the order of time; nothing of it is decoded yet."""
     asked = [
         (number, item, asset, item.source)
         for number, track in enumerate(plan.tracks)
@@ -62,19 +80,30 @@ async def takes(
         for asset in (assets.get(item.source.asset),)
         if isinstance(asset, Film) and asset.facts.audio and not _is_silent(track)
     ]
-    found: list[Take] = []
-    for at in range(0, len(asked), _AT_ONCE):
-        graph = Graph(ctx.limits)
-        outputs: list[tuple[Sequence[Any], Path, Mapping[str, object]]] = []
-        for number, item, asset, source in asked[at : at + _AT_ONCE]:
-            path = ctx.scratch / f"sound{len(found)}.{RAW}"
-            start, length, skip = _span(plan.canvas, item, window)
-            stream = _samples(graph, plan.canvas.sample_rate, asset, source, skip, length)
-            outputs.append(([stream], path, {"format": RAW, "acodec": "pcm_f32le"}))
-            found.append(Take(number, item, path, start, length, source.loop))
-        await ffmpeg.run(ctx, command(outputs))
-        progress(min(1.0, (at + _AT_ONCE) / len(asked)))
-    return found
+    found = [
+        Take(number, item, film, source, folder / f"sound{index}.{RAW}", *_span(plan.canvas, item, window))
+        for index, (number, item, film, source) in enumerate(asked)
+    ]
+    return sorted((take for take in found if take.length > 0), key=lambda take: take.start)
+
+
+async def decode(ctx: Context, rate: int, some: Sequence[Take]) -> None:
+    """Writes the files of takes, at most `AT_ONCE`."""
+    graph = Graph(ctx.limits)
+    outputs: list[tuple[Sequence[Any], Path, Mapping[str, object]]] = [
+        ([_samples(graph, rate, take)], take.path, {"format": RAW, "acodec": "pcm_f32le"}) for take in some
+    ]
+    await ffmpeg.run(ctx, command(outputs))
+
+
+def most_bytes(found: Sequence[Take], rate: int, ahead: int) -> int:
+    """How much room takes need at the same time, where each comes `ahead` samples before it is heard."""
+    changes = sorted(
+        change
+        for take in found
+        for change in ((take.start - ahead, take.size(rate)), (take.end + ahead, -take.size(rate)))
+    )
+    return max(accumulate(change for _, change in changes), default=0)
 
 
 def _is_silent(track: Track) -> bool:
@@ -89,11 +118,12 @@ def _span(canvas: Canvas, item: Item, window: Window) -> tuple[int, int, int]:
     return first, last - first, first - begin
 
 
-def _samples(graph: Graph, rate: int, film: Film, source: Source, skip: int, length: int) -> Any:
-    """The sound of a part of a file: at most `length` samples from the `skip`th on; all of it where it loops."""
+def _samples(graph: Graph, rate: int, take: Take) -> Any:
+    """The sound of a take: at most `length` samples from the `skip`th on; all of its source where it loops."""
+    film, source, skip, length = take.film, take.source, take.skip, take.length
     audio = film.facts.audio[0]
     whole = source.reverse or source.loop
-    start = source.start + (0 if whole else Fraction(skip, rate) * source.speed)
+    start = film.origin + source.start + (0 if whole else Fraction(skip, rate) * source.speed)
     seek = Fraction(0) if film.facts.container in _GUESSING else max(Fraction(0), start - _PRE_ROLL)
     options: dict[str, object] = {"vn": None, "sn": None, "dn": None}
     if seek > 0:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from handlers.declaration import Context
-from handlers.video.render import encode, loudness
+from handlers.errors import InvalidInput, Problem, ResourceExhausted
+from handlers.video.render import loudness
 from handlers.video.render.assets import Ready
 from handlers.video.render.graph import Graph, each
 from handlers.video.render.loudness import Measured, Setting
 from handlers.video.render.mix import Mixer
 from handlers.video.render.progress import Stage
-from handlers.video.render.sound import RAW, takes
+from handlers.video.render.sound import AT_ONCE, FRAME_BYTES, RAW, Take, decode, most_bytes, takes
 from handlers.video.render.window import Window
+from handlers.video.timeline.faults import Code
 from handlers.video.timeline.plan import Loudness, Plan
 
 #: Highest sample that is left as it is; 1 is full scale.
 _FULL_SCALE = 1.0
 #: Where sounds together are louder, they are held down to this.
 _LIMIT = 0.98
+#: Bytes of raw sound that one film may need at a time.
+_MOST_BYTES = 64_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +62,58 @@ async def soundtrack(ctx: Context, plan: Plan, ready: Ready, stage: Stage) -> So
         found = await _loudness(ctx, mixer, rate, plan.loudness, warnings)
         if found is not None:
             setting, measured = found
-            filters.append(setting)
+            filters += setting
     if not filters and mixer.peak > _FULL_SCALE:
         warnings.append(
             f"the sounds together are {mixer.peak:.2f} times full scale: their peaks are held down by a limiter"
         )
         filters.append(("alimiter", {"limit": _LIMIT, "level": 0, "attack": 5, "release": 50, "latency": 1}))
-    encoded_rate = encode.sample_rate(plan)
-    if encoded_rate != rate:
-        warnings.append(f"the sound has {encoded_rate:,} samples a second: {plan.format.value} has no {rate:,}")
     filters += [
-        ("aresample", {"sample_rate": encoded_rate}),
+        ("aresample", {"sample_rate": rate}),
         ("apad", {}),
-        ("atrim", {"end_sample": round(mixer.length * encoded_rate / rate)}),
+        ("atrim", {"end_sample": mixer.length}),
         ("asetpts", {"expr": "N/SR/TB"}),
     ]
     return Soundtrack(mixer.out, rate, tuple(filters), measured, tuple(warnings))
 
 
 async def _mixed(ctx: Context, plan: Plan, ready: Ready, stage: Stage) -> Mixer:
-    window = Window(plan.first, plan.last)
-    found = await takes(ctx, plan, window, ready, stage.part(0, 0.5).tell)
-    mixer = Mixer(plan, window, found, ctx.scratch / f"mix.{RAW}")
-    mixing = stage.part(0.5, 1)
+    """Decodes what a block needs before it is mixed, and removes what is over after it: only the mix lasts."""
+    window, rate = Window(plan.first, plan.last), plan.canvas.sample_rate
+    waiting = takes(plan, window, ready, ctx.scratch)
+    mixer = Mixer(plan, window, waiting, ctx.scratch / f"mix.{RAW}")
+    await ctx.cpu(_check_room, ctx.scratch, waiting, mixer, rate)
+    here: list[Take] = []
     done = 0.0
     while done < 1:
+        while waiting and waiting[0].start < mixer.last:
+            # Some of the next block too: few runs of many.
+            count = sum(take.start < mixer.last + mixer.block_samples for take in waiting[:AT_ONCE])
+            some, waiting = waiting[:count], waiting[count:]
+            await decode(ctx, rate, some)
+            here += some
         done = await ctx.cpu(mixer.block)
-        mixing.tell(done)
-    for take in found:
-        take.path.unlink()
+        stage.tell(done)
+        for take in here:
+            if take.end <= mixer.first:
+                take.path.unlink()
+        here = [take for take in here if take.end > mixer.first]
     return mixer
+
+
+def _check_room(scratch: Path, found: list[Take], mixer: Mixer, rate: int) -> None:
+    """Raises InvalidInput for more sound at a time than any worker takes, ResourceExhausted for more than fits now."""
+    needed = most_bytes(found, rate, 2 * mixer.block_samples) + mixer.length * FRAME_BYTES
+    if needed > _MOST_BYTES:
+        what = f"hold so much sound at the same time that it takes {needed / 1e9:,.0f} GB"
+        fix = f"keep to {_MOST_BYTES / 1e9:,.0f} GB: make parts of the film first, each by a job, or lower sample_rate"
+        raise InvalidInput(problems=[Problem("/params/timeline/tracks", Code.LIMIT_EXCEEDED, what, fix)])
+    free = shutil.disk_usage(scratch).free
+    if needed > free:
+        raise ResourceExhausted(
+            f"the sound of this film takes {needed / 1e9:,.1f} GB of scratch space, and {free / 1e9:,.1f} GB are free:"
+            " give the worker a larger disk, or make parts of the film first"
+        )
 
 
 async def _loudness(
@@ -101,7 +128,7 @@ async def _loudness(
         warnings.append("the sound is silence and has no loudness: it is left as it is")
         return None
     setting = loudness.setting(before, target)
-    if setting[0] == "volume":
+    if len(setting) == 1:  # one gain for all
         gain = target.i - before.i
         return setting, replace(before, i=target.i, tp=before.tp + gain, threshold=before.threshold + gain)
     warnings.append("one gain for all of the sound would not reach the loudness: it is turned up and down as it goes")

@@ -8,7 +8,6 @@ from fractions import Fraction
 from pathlib import Path
 
 from handlers.declaration import Context
-from handlers.errors import InvalidInput, Problem
 from handlers.media import captions
 from handlers.media.captions import Cue
 from handlers.video.render.assets import Asset, Cues
@@ -34,16 +33,11 @@ async def soft(ctx: Context, plan: Plan, assets: Mapping[str, Asset]) -> list[Pa
     made = []
     for number, subtitles in enumerate(each for each in plan.subtitles if each.mode is SubtitleMode.SOFT):
         cues = shifted(await ctx.cpu(_read, subtitles, assets), plan)
-        path = ctx.scratch / f"soft{number}{suffix(plan.format)}"
+        path = ctx.scratch / f"soft{number}"
         text = captions.to_vtt(cues) if plan.format is Format.WEBM else captions.to_srt(cues)
         await ctx.cpu(path.write_text, text, "utf-8")
         made.append(path)
     return made
-
-
-def suffix(format: Format) -> str:
-    """Of the file that a stream is made from."""
-    return ".vtt" if format is Format.WEBM else ".srt"
 
 
 def shifted(cues: list[Cue], plan: Plan) -> list[Cue]:
@@ -67,23 +61,11 @@ def _write_ass(
 ) -> None:
     from PIL import ImageFont
 
-    font = fonts.get(subtitles.font)
-    if font is None:
-        raise InvalidInput(
-            problems=[
-                Problem(
-                    f"{subtitles.pointer}/font",
-                    "font_unknown",
-                    f"is {subtitles.font!r}, which this worker does not have",
-                    f"use one of {', '.join(sorted(fonts))}",
-                )
-            ]
-        )
     folder.mkdir(exist_ok=True)
     for number, file in enumerate(fonts.values()):
         link = folder / f"font{number}{file.suffix}"
         if not link.exists():
             link.symlink_to(file)
-    name = ImageFont.truetype(str(font), 10).getname()[0] or "sans"
+    name = ImageFont.truetype(str(fonts[subtitles.font]), 10).getname()[0] or "sans"
     text = captions.to_ass(cues, width=plan.canvas.width, height=plan.canvas.height, font_name=name)
     path.write_text(text, "utf-8")

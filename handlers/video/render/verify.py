@@ -15,8 +15,8 @@ from handlers.media import ffmpeg
 from handlers.video.render import encode
 from handlers.video.timeline.plan import Format, Plan, SubtitleMode
 
-#: What containers add to the end of a sound: a codec's last block, and rounding to milliseconds.
-_SLACK_S = 0.08
+#: What may be added to a sound: rounding to milliseconds, a codec's delay and the rest of its last block.
+_SLACK_S, _SLACK_SAMPLES = 0.02, 3072
 
 
 class VerificationFailed(HandlerBug):
@@ -109,12 +109,13 @@ def _wrong_audio(plan: Plan, streams: tuple[Stream, ...]) -> list[str]:
         return [f"{len(found)} streams of sound, 1 expected"]
     [audio] = found
     faults = []
-    rate = 48_000 if plan.format is Format.WEBM else encode.sample_rate(plan)
+    rate = 48_000 if plan.format is Format.WEBM else plan.canvas.sample_rate
+    slack = _SLACK_S + _SLACK_SAMPLES / rate
     if audio.sample_rate != rate:
         faults.append(f"sound of {audio.sample_rate} Hz, {rate} expected")
     if (length := audio.facts.get("duration")) is not None:
         expected = plan.canvas.seconds(plan.length)
-        if abs(Fraction(length) - expected) > _SLACK_S:
+        if abs(Fraction(length) - expected) > slack:
             faults.append(f"{float(length):.3f} seconds of sound, {float(expected):.3f} expected")
     return faults
 

@@ -78,7 +78,8 @@ def segments(plan: Plan, most: int | None = None) -> list[Window]:
     """The output's frames in windows of at most `most` (`SOURCES`) sources, cut where nothing is under way.
 
     The best places are those where an item begins; where there is none, the inside of an item is as good for the eye.
-    A stretch in which more fade into each other than `most` stays whole.
+    Where so many fade into each other that there is none at all, it is cut inside a crossfade, which is then rendered
+    twice.
     """
     most = most or SOURCES
     items = [item for track in visual(plan) for item in track.items if item.kind is not ItemKind.GAP]
@@ -93,7 +94,8 @@ def segments(plan: Plan, most: int | None = None) -> list[Window]:
         ahead = [*places[bisect_right(places, first) :], plan.last]
         fitting = list(_fitting(items, first, ahead, most))
         if not fitting:
-            last = ahead[0]
+            busy = sorted(start for start in starts if start > first)
+            last = max(_fitting(items, first, busy, most), default=ahead[0])
         elif fitting[-1] == plan.last:
             last = plan.last
         else:

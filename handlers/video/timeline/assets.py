@@ -8,7 +8,8 @@ from fractions import Fraction
 from typing import Literal
 
 from handlers.video.timeline.faults import Code, Faults, nearest, shown
-from handlers.video.timeline.items import AudioItem, ImageItem, Item, TextItem, VideoItem
+from handlers.video.timeline.items import DEFAULT_FONT, AudioItem, ImageItem, Item, TextItem, VideoItem
+from handlers.video.timeline.plan import SubtitleMode
 from handlers.video.timeline.schema import EditParams, Track
 from handlers.video.timeline.times import AUTO, said
 
@@ -73,9 +74,9 @@ def check_fonts(params: EditParams, fonts: frozenset[str], faults: Faults) -> No
     """Every font that is named must be one of the deployment's."""
     named = [(f"{pointer}/font", item.font) for pointer, _, item in items_of(params) if isinstance(item, TextItem)]
     named += [
-        (f"{TIMELINE}/subtitles/{index}/font", subtitles.font)
+        (f"{TIMELINE}/subtitles/{index}/font", subtitles.font or DEFAULT_FONT)
         for index, subtitles in enumerate(params.timeline.subtitles)
-        if subtitles.font is not None
+        if subtitles.mode is SubtitleMode.BURN
     ]
     for pointer, font in named:
         if font not in fonts:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 
 from handlers.video.timeline.assets import AssetFacts
 from handlers.video.timeline.faults import Code, Faults
 from handlers.video.timeline.items import Area, VideoItem
-from handlers.video.timeline.plan import Box, Canvas, Region, Role, TrackKind
+from handlers.video.timeline.plan import Box, Canvas, Format, Region, Role, TrackKind
 from handlers.video.timeline.schema import EditParams
 from handlers.video.timeline.times import MOST_FPS, half_up
 
 WIDTH, HEIGHT = 1280, 720
 FPS = Fraction(30)
-_LEAST, _MOST = 16, 4096
+_LEAST, MOST_SIDE = 16, 4096
 _MOST_PIXELS_A_SECOND = 4096 * 2160 * 60
 _USUAL_RATES = tuple(
     Fraction(rate)
     for rate in ("12", "15", "24000/1001", "24", "25", "30000/1001", "30", "48", "50", "60000/1001", "60")
 )
 _NEAR = Fraction(1, 50)
+#: A GIF holds every frame for whole hundredths of a second, and players take fewer than two for ten.
+MOST_GIF_FPS = 50
+#: Pixels of all frames of a GIF together: two and a half minutes of 1280 x 720 at 30 frames a second.
+MOST_GIF_PIXELS = 4_000_000_000
 
 
 def roles_of(params: EditParams) -> list[Role]:
@@ -57,7 +62,10 @@ def rate_of(params: EditParams, assets: Mapping[str, AssetFacts] | None) -> Frac
         return FPS
     if assets is None or leading not in assets:
         return None
-    return _usual(assets[leading].fps) or FPS
+    fps = _usual(assets[leading].fps) or FPS
+    if params.output.format is Format.GIF:
+        fps /= math.ceil(fps / MOST_GIF_FPS)  # every second frame, or third
+    return fps
 
 
 def canvas_of(params: EditParams, fps: Fraction, assets: Mapping[str, AssetFacts]) -> Canvas:
@@ -100,12 +108,12 @@ def _size(width: int | None, height: int | None, whole_width: int, whole_height:
         return width, _even(width / proportion)
     if height is not None:
         return _even(height * proportion), height
-    shrink = min(Fraction(1), Fraction(_MOST, max(whole_width, whole_height)))
+    shrink = min(Fraction(1), Fraction(MOST_SIDE, max(whole_width, whole_height)))
     return _even(whole_width * shrink), _even(whole_height * shrink)
 
 
 def _even(length: Fraction) -> int:
-    return min(max(2 * half_up(length / 2), _LEAST), _MOST)
+    return min(max(2 * half_up(length / 2), _LEAST), MOST_SIDE)
 
 
 def region_of(area: Area) -> Region:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from handlers.video.timeline.assets import TIMELINE, items_of, track_pointer
-from handlers.video.timeline.canvas import check_rate, roles_of
+from handlers.video.timeline.canvas import MOST_GIF_FPS, check_rate, roles_of
 from handlers.video.timeline.faults import Code, Faults
 from handlers.video.timeline.items import AudioItem, GapItem, VideoItem
 from handlers.video.timeline.plan import Format, SubtitleMode, TrackKind, VideoCodec
@@ -35,6 +35,9 @@ def check_output(output: Output, fps: Fraction | None, faults: Faults) -> None:
         for name in ("width", "height", "poster"):
             if getattr(output, name) is not None:
                 _contradiction(name, f"is given, and {output.format} shows nothing", faults)
+    if output.format is Format.GIF and fps is not None and fps > MOST_GIF_FPS:
+        what = f"is {float(fps):g}, and gif goes no further than {MOST_GIF_FPS}: its clock has hundredths of a second"
+        faults.say(f"{_OUTPUT}/fps", "out_of_range", what, f"write at most {MOST_GIF_FPS}")
     if output.format not in CODECS:
         for name in ("codec", "crf"):
             if getattr(output.video, name) is not None:
@@ -157,6 +160,13 @@ def check_film(params: EditParams, film: Fraction, fps: Fraction | None, faults:
         if moment is not None and (order(moment, film, fps) > 0 or (name == "start" and moment >= film)):
             what = f"is {said(moment)}, and the film is {said(film)} long"
             faults.say(f"{_OUTPUT}/range/{name}", "out_of_range", what, "write a moment within the film")
+
+
+def check_length(film: Fraction, fps: Fraction | None, faults: Faults) -> None:
+    """A film has a frame at least, where nothing else is wrong with its items: gaps alone may be too short for one."""
+    if film and fps is not None and not half_up(film * fps) and not faults.at(TIMELINE):
+        what = f"is {said(film)} long, which is no whole frame"
+        faults.say(TIMELINE, "out_of_range", what, f"make it at least {said(1 / fps)} long")
 
 
 def check_range(output: Output, fps: Fraction | None, faults: Faults) -> None:

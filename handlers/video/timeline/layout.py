@@ -20,8 +20,8 @@ from handlers.video.timeline.assets import (
     check_names,
     track_pointer,
 )
-from handlers.video.timeline.canvas import canvas_of, check_rate, rate_of, roles_of
-from handlers.video.timeline.faults import Faults
+from handlers.video.timeline.canvas import MOST_GIF_PIXELS, canvas_of, check_rate, rate_of, roles_of
+from handlers.video.timeline.faults import Code, Faults
 from handlers.video.timeline.film import Film, tracks_of
 from handlers.video.timeline.items import DEFAULT_FONT, AudioItem, Item, VideoItem
 from handlers.video.timeline.plan import AudioEncoding, Format, Loudness, Plan, Subtitles, VideoEncoding
@@ -60,8 +60,13 @@ def plan(params: EditParams, assets: Mapping[str, AssetFacts], fonts: Collection
         raise InvalidInput(problems=faults.problems)
     assert canvas is not None
     assert examined.film is not None
-    film = Film(params, canvas, assets, half_up(examined.film * canvas.fps))
-    return _plan(film, examined.lanes)
+    film = _plan(Film(params, canvas, assets, half_up(examined.film * canvas.fps)), examined.lanes)
+    pixels = canvas.width * canvas.height * film.length
+    if film.format is Format.GIF and pixels > MOST_GIF_PIXELS:
+        what = f"is gif, and {film.length:,} frames of {canvas.width} x {canvas.height} make a huge one"
+        fix = f"keep to {MOST_GIF_PIXELS:,} pixels in all, by width, height, fps or range, or write mp4"
+        raise InvalidInput(problems=[Problem("/params/output/format", Code.LIMIT_EXCEEDED, what, fix)])
+    return film
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,7 @@ def _examine(
         timing.check_frames(lane, fps, faults)
         if film:
             timing.check_end(lane, film, fps, faults)
+    check.check_length(film or Fraction(0), fps, faults)
     return _Examined(lanes, film)
 
 

@@ -158,6 +158,14 @@ def _between(least: Fraction, most: Fraction, fix: str) -> Callable[[Any], Fract
     return read
 
 
+_any_rate = _between(Fraction(1), Fraction(MOST_FPS), f"write 1 to {MOST_FPS} frames a second")
+
+
+def _rate(value: Any) -> Fraction:
+    """A rate that a clock of whole numbers keeps exactly: 29.97002997 is 30000/1001."""
+    return _any_rate(value).limit_denominator(1001)
+
+
 def _number_schema(least: float, most: float) -> Mapping[str, Any]:
     number = {"type": "number", "minimum": least, "maximum": most}
     return {"x-kind": 'number or "a/b"', "minimum": least, "maximum": most, "anyOf": [number, _RATIONAL_SCHEMA]}
@@ -226,7 +234,7 @@ Length = Annotated[
 Rate = Annotated[
     Fraction,
     Written(
-        _between(Fraction(1), Fraction(MOST_FPS), f"write 1 to {MOST_FPS} frames a second"),
+        _rate,
         plain,
         _number_schema(1, MOST_FPS),
     ),
