@@ -147,7 +147,7 @@ async def test_a_film_in_segments_is_the_film_in_one_run(
     over = [{"type": "color", "color": "#ffffff", "box": {"x": 0, "y": 0, "width": 0.2, "height": 0.2}, "duration": 3}]
     tracks = [{"kind": "video", "items": over}]
     one = await edit(tmp_path / "one", items, material, tracks=tracks)
-    monkeypatch.setattr("handlers.video.render.window.SOURCES", 2)
+    monkeypatch.setattr("handlers.video.render.window.SOURCES", 3)
     many = await edit(tmp_path / "many", items, material, tracks=tracks)
     assert one.context.programs < many.context.programs
     everything, joined = one.frames().astype(int), many.frames().astype(int)

@@ -69,14 +69,10 @@ def encoders(plan: Plan) -> dict[str, str]:
 
 async def refuse_missing(ctx: Context, plan: Plan) -> None:
     """Raises InvalidInput where this build of ffmpeg cannot encode what is asked for."""
-    needed = encoders(plan)
-    async with ffmpeg.stream(ctx, ["-encoders"]) as (chunks, running):
-        listed = b"".join([chunk async for chunk in chunks]).decode(errors="replace")
-        ffmpeg.checked(await running.ended())
-    here = {words[1] for line in listed.splitlines() if len(words := line.split()) > 1}
+    here = await ctx.cpu(ffmpeg.encoders)
     problems = [
         Problem(pointer, Code.ENCODER_MISSING, f"needs the encoder {name}", "ask for another format or codec")
-        for name, pointer in needed.items()
+        for name, pointer in encoders(plan).items()
         if name not in here
     ]
     if problems:
