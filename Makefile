@@ -49,12 +49,13 @@ soak: ## the long chaos run, a group of ingesters, a flood: make soak JOBS=20000
 	@$(BOOTSTRAP) test
 	@$(BIN)/python -m tests.chaos.soak --jobs $(JOBS) --seed $(SEED) --minutes $(MINUTES)
 
-bench: ## a job's overhead beside procrastinate's, a film beside ffmpeg's and moviepy's, into bench/results/
+bench: ## overhead beside procrastinate's, films beside ffmpeg's and moviepy's, speech beside whisper's: bench/results/
 	@$(BOOTSTRAP) bench
 	@$(BIN)/python -m bench.overhead --results bench/results
 	@$(BIN)/python -m bench.overhead --through kafka --results bench/results
 	@$(BIN)/python -m bench.video --results bench/results
 	@$(BIN)/python -m bench.video --clips 50 --results bench/results
+	@$(EXECUTOR) -m bench.transcribe --results bench/results
 
 setup: ## only the set-up, for everything
 	@$(BOOTSTRAP) test

@@ -14,7 +14,6 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-import structlog
 from pydantic import ValidationError
 
 from config.lanes import Lane
@@ -31,8 +30,6 @@ from storage.objects.rules import Access, BucketRules
 from storage.objects.uri import BadUri, ObjectPrefix
 
 __all__ = ["JobSpec", "Problem", "Refused", "Rules", "canonical", "describe", "parse", "sha256_of"]
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 #: Characters of what a handler says of a message as a whole.
 _SENTENCE = 1000
@@ -187,6 +184,13 @@ def _unwrapped(value: Any) -> tuple[dict[str, Any] | None, str, list[Problem]]:
     return None, "", problems
 
 
+def _tell(type_: object) -> None:
+    """Logs the exception at hand."""
+    import structlog  # more to import than a short command does altogether, for what hardly ever happens
+
+    structlog.get_logger(__name__).exception("the check of a message failed", type=shorten(type_))
+
+
 class _Check:
     """One pass over a message that is a JSON object: `problems` says what is wrong."""
 
@@ -205,7 +209,7 @@ class _Check:
         except MemoryError:
             raise
         except Exception as error:
-            log.exception("the check of a message failed", type=shorten(self._message.get("type")))
+            _tell(self._message.get("type"))
             what = f"cannot be checked: the check of such messages fails here ({type(error).__name__})"
             fix = "a fault in the job type, its log says which: replay the message with a build that has none"
             self._say("", Code.CHECK_FAILED, what, fix)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -16,7 +16,11 @@ import handlers.models
 from handlers.declaration import Handler, InferFunction, Job, Steps, TextKind
 from handlers.models.blip_caption import Blip
 from handlers.models.clip import Clip
+from handlers.models.whisper import WhisperModel
 from handlers.protocol import CheckpointSpec, Limits
+
+if TYPE_CHECKING:
+    from tests.handlers.transcribing import Told
 
 T = TypeVar("T")
 
@@ -71,6 +75,24 @@ def clip(specs: dict[str, CheckpointSpec]) -> Clip:
     model = handlers.models.load(specs["clip"], "cpu")
     assert isinstance(model, Clip)
     return model
+
+
+@pytest.fixture(scope="session")
+def whisper(specs: dict[str, CheckpointSpec]) -> WhisperModel:
+    """A loaded Whisper."""
+    model = handlers.models.load(specs["whisper"], "cpu")
+    assert isinstance(model, WhisperModel)
+    return model
+
+
+@pytest.fixture
+def hearing(whisper: WhisperModel, tmp_path: Path) -> Told:
+    """A context with the tiny Whisper, which remembers what was decoded."""
+    from tests.handlers.transcribing import Told
+
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return Told({"tiny-whisper": whisper}, folder)
 
 
 @dataclass

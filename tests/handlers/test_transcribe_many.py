@@ -16,7 +16,7 @@ from handlers.audio.speech import Request, Speech, hear
 from handlers.audio.transcribe import Transcribe
 from handlers.audio.voice import FRAME
 from handlers.audio.windows import Cutting
-from handlers.models.whisper import WhisperModel, load
+from handlers.models.whisper import WhisperModel
 from handlers.protocol import CheckpointSpec, Order
 from handlers.registry import Registry
 from handlers.runtime.attempt import Attempt
@@ -31,21 +31,7 @@ from tests.handlers.voices import RATE, encoded, silence, speech
 pytestmark = pytest.mark.handlers
 
 
-@pytest.fixture(scope="module")
-def whisper(specs: dict[str, CheckpointSpec]) -> WhisperModel:
-    """A loaded Whisper."""
-    return load(specs["whisper"], "cpu")
-
-
-@pytest.fixture
-def ctx(whisper: WhisperModel, tmp_path: Path) -> Told:
-    """A context with the tiny Whisper."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    return Told({"tiny-whisper": whisper}, folder)
-
-
-async def test_a_long_recording_waits_until_its_windows_are_written_down(ctx: Told, whisper: WhisperModel) -> None:
+async def test_a_long_recording_waits_until_its_windows_are_written_down(hearing: Told, whisper: WhisperModel) -> None:
     told = says(whisper, 0.0, " word", 1.0)
     free = anyio.Event()
     given_s = 0
@@ -69,7 +55,7 @@ async def test_a_long_recording_waits_until_its_windows_are_written_down(ctx: To
     found: list[Speech] = []
 
     async def listen() -> None:
-        slow = Slow(ctx.models, ctx.folder)
+        slow = Slow(hearing.models, hearing.folder)
         found.append(await hear(slow, sound(), listening, request, expected_s=1800))
 
     async with anyio.create_task_group() as group:
@@ -154,7 +140,9 @@ def plain(result: dict[str, Any]) -> list[Any]:
     return [result["language"], result["text"], result["speech_s"], *words]
 
 
-async def test_a_job_that_ends_early_leaves_no_window_at_work(ctx: Told, whisper: WhisperModel, tmp_path: Path) -> None:
+async def test_a_job_that_ends_early_leaves_no_window_at_work(
+    hearing: Told, whisper: WhisperModel, tmp_path: Path
+) -> None:
     path = encoded(tmp_path / "a.wav", numpy.concatenate([speech(27), silence(1)] * 3))
     begun, ended = anyio.Event(), 0
 
@@ -168,7 +156,7 @@ async def test_a_job_that_ends_early_leaves_no_window_at_work(ctx: Told, whisper
                 ended += 1
 
     async with anyio.create_task_group() as group:
-        slow = Slow(ctx.models, ctx.folder)
+        slow = Slow(hearing.models, hearing.folder)
         group.start_soon(lambda: transcribe(slow, path, language="en"))
         await begun.wait()
         group.cancel_scope.cancel()

@@ -10,26 +10,11 @@ import numpy
 import pytest
 
 from handlers.errors import InvalidInput
-from handlers.models.whisper import WhisperModel, load
-from handlers.protocol import CheckpointSpec
+from handlers.models.whisper import WhisperModel
 from tests.handlers.transcribing import Told, says, transcribe
 from tests.handlers.voices import RATE, encoded, silence, speech
 
 pytestmark = pytest.mark.handlers
-
-
-@pytest.fixture(scope="module")
-def whisper(specs: dict[str, CheckpointSpec]) -> WhisperModel:
-    """A loaded Whisper."""
-    return load(specs["whisper"], "cpu")
-
-
-@pytest.fixture
-def ctx(whisper: WhisperModel, tmp_path: Path) -> Told:
-    """A context with the tiny Whisper."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    return Told({"tiny-whisper": whisper}, folder)
 
 
 ODD = [
@@ -41,11 +26,11 @@ ODD = [
 
 @pytest.mark.parametrize(("name", "options"), ODD, ids=[name for name, _ in ODD])
 async def test_speech_is_heard_in_whatever_it_comes(
-    ctx: Told, whisper: WhisperModel, tmp_path: Path, name: str, options: list[str]
+    hearing: Told, whisper: WhisperModel, tmp_path: Path, name: str, options: list[str]
 ) -> None:
-    ctx.answer = lambda sample: says(whisper, 0.0, " heard", 1.0)
+    hearing.answer = lambda sample: says(whisper, 0.0, " heard", 1.0)
     path = encoded(tmp_path / name, numpy.concatenate([silence(1), speech(3), silence(1)]), *options)
-    result = await transcribe(ctx, path, language="en")
+    result = await transcribe(hearing, path, language="en")
     assert result.text == "heard"
     assert result.duration_s == pytest.approx(5, abs=0.1)
     assert result.speech_s == pytest.approx(3, abs=0.5)
@@ -62,54 +47,54 @@ def film(path: Path, sound: Any | None) -> Path:
     return path
 
 
-async def test_a_film_with_sound_is_written_down(ctx: Told, whisper: WhisperModel, tmp_path: Path) -> None:
-    ctx.answer = lambda sample: says(whisper, 0.0, " heard", 1.0)
-    result = await transcribe(ctx, film(tmp_path / "a.mp4", speech(4)), language="en")
+async def test_a_film_with_sound_is_written_down(hearing: Told, whisper: WhisperModel, tmp_path: Path) -> None:
+    hearing.answer = lambda sample: says(whisper, 0.0, " heard", 1.0)
+    result = await transcribe(hearing, film(tmp_path / "a.mp4", speech(4)), language="en")
     assert result.text == "heard"
-    assert ctx.probes["inputs/audio"]["width"] == 64
+    assert hearing.probes["inputs/audio"]["width"] == 64
 
 
-async def test_a_film_without_sound_is_refused_with_the_fix(ctx: Told, tmp_path: Path) -> None:
+async def test_a_film_without_sound_is_refused_with_the_fix(hearing: Told, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"^inputs/audio has no sound.*send a file with a sound track"):
-        await transcribe(ctx, film(tmp_path / "a.mp4", None))
-    assert ctx.outputs == {}
+        await transcribe(hearing, film(tmp_path / "a.mp4", None))
+    assert hearing.outputs == {}
 
 
-async def test_what_is_no_sound_is_refused(ctx: Told, tmp_path: Path) -> None:
+async def test_what_is_no_sound_is_refused(hearing: Told, tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(InvalidInput, match=r"^inputs/audio"):
-        await transcribe(ctx, path)
+        await transcribe(hearing, path)
 
 
-async def test_a_recording_of_one_sample_is_silence(ctx: Told, tmp_path: Path) -> None:
-    result = await transcribe(ctx, encoded(tmp_path / "a.wav", numpy.full(1, 0.5, dtype=numpy.float32)))
+async def test_a_recording_of_one_sample_is_silence(hearing: Told, tmp_path: Path) -> None:
+    result = await transcribe(hearing, encoded(tmp_path / "a.wav", numpy.full(1, 0.5, dtype=numpy.float32)))
     assert (result.text, result.duration_s) == ("", 0)
 
 
-async def test_a_recording_without_a_sample_is_refused(ctx: Told, tmp_path: Path) -> None:
+async def test_a_recording_without_a_sample_is_refused(hearing: Told, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"^inputs/audio"):
-        await transcribe(ctx, encoded(tmp_path / "a.wav", silence(0)))
+        await transcribe(hearing, encoded(tmp_path / "a.wav", silence(0)))
 
 
-async def test_samples_that_are_not_numbers_are_silence(ctx: Told, whisper: WhisperModel, tmp_path: Path) -> None:
-    ctx.answer = lambda sample: says(whisper, 0.0, " heard", 1.0)
+async def test_samples_that_are_not_numbers_are_silence(hearing: Told, whisper: WhisperModel, tmp_path: Path) -> None:
+    hearing.answer = lambda sample: says(whisper, 0.0, " heard", 1.0)
     sound = numpy.concatenate([speech(3), silence(2)])
     sound[3 * RATE : 4 * RATE : 7] = numpy.nan
     sound[4 * RATE :: 5] = numpy.inf
-    result = await transcribe(ctx, encoded(tmp_path / "a.wav", sound, "-c:a", "pcm_f32le"), language="en")
+    result = await transcribe(hearing, encoded(tmp_path / "a.wav", sound, "-c:a", "pcm_f32le"), language="en")
     assert result.text == "heard"
-    assert all(numpy.isfinite(sample.mel).all() for sample in ctx.samples)
+    assert all(numpy.isfinite(sample.mel).all() for sample in hearing.samples)
 
 
 async def test_a_file_that_is_cut_off_gives_what_there_is_and_says_so(
-    ctx: Told, whisper: WhisperModel, tmp_path: Path
+    hearing: Told, whisper: WhisperModel, tmp_path: Path
 ) -> None:
-    ctx.answer = lambda sample: says(whisper, 0.0, " heard", 1.0)
+    hearing.answer = lambda sample: says(whisper, 0.0, " heard", 1.0)
     whole = encoded(tmp_path / "a.flac", speech(20)).read_bytes()
     path = tmp_path / "cut.flac"
     path.write_bytes(whole[: len(whole) // 2])
-    result = await transcribe(ctx, path, language="en")
+    result = await transcribe(hearing, path, language="en")
     assert result.text == "heard"
     assert result.damaged
     assert 5 < result.duration_s < 15

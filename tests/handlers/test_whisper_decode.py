@@ -12,18 +12,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from handlers.models.whisper import WhisperModel, load, spectrogram, stack
+from handlers.models.whisper import WhisperModel, spectrogram, stack
 from handlers.models.whisper_decode import Decoded, DecodeSample, decode
-from handlers.protocol import CheckpointSpec
 from tests.handlers.voices import music, noise, silence, speech
 
 pytestmark = pytest.mark.handlers
-
-
-@pytest.fixture(scope="module")
-def whisper(specs: dict[str, CheckpointSpec]) -> WhisperModel:
-    """A loaded Whisper."""
-    return load(specs["whisper"], "cpu")
 
 
 @pytest.fixture(scope="module")

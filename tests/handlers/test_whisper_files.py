@@ -19,12 +19,6 @@ from tests.handlers.voices import speech
 pytestmark = pytest.mark.handlers
 
 
-@pytest.fixture(scope="module")
-def whisper(specs: dict[str, CheckpointSpec]) -> WhisperModel:
-    """A loaded Whisper."""
-    return load(specs["whisper"], "cpu")
-
-
 @pytest.fixture
 def folder(specs: dict[str, CheckpointSpec], tmp_path: Path) -> Path:
     """A copy of the tiny checkpoint, to be damaged."""

@@ -11,20 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from handlers.models.whisper import WhisperModel, load, spectrogram, stack
+from handlers.models.whisper import WhisperModel, spectrogram, stack
 from handlers.models.whisper_words import AlignSample, TimedWord, align, warp, words
-from handlers.protocol import CheckpointSpec
 from tests.handlers.voices import music, speech
 
 pytestmark = pytest.mark.handlers
 
 TEXTS = (" the red boat, and a child", " it's 3 o'clock", " 紅い月と海", " a", ' ("hill") ... ¿house?')
-
-
-@pytest.fixture(scope="module")
-def whisper(specs: dict[str, CheckpointSpec]) -> WhisperModel:
-    """A loaded Whisper."""
-    return load(specs["whisper"], "cpu")
 
 
 @pytest.fixture(scope="module")

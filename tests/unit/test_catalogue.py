@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -11,6 +12,8 @@ import pytest
 from config.catalogue import Catalogue, CatalogueError, Entry, Family, Role
 from config.checkpoint_lock import LOCK_NAME, Lock, hash_files, read_lock, write_lock
 from config.media import ModelRole
+from handlers.models.schedulers import NAMES
+from tests.readme import ROOT
 
 pytestmark = pytest.mark.unit
 
@@ -191,3 +194,13 @@ def test_a_deployment_of_some_roles_needs_no_checkpoint_of_the_others() -> None:
 
 def test_the_settings_know_the_roles_of_the_catalogue() -> None:
     assert set(get_args(ModelRole)) == {role.value for role in Role}
+
+
+def test_the_catalogue_that_the_operations_guide_shows_can_be_read(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE)
+    [shown] = [block for block in blocks if "checkpoints:" in block]
+    (tmp_path / "models.yaml").write_text(shown)
+    generation = Catalogue.load(str(tmp_path / "models.yaml"))["generate"].generation
+    assert generation is not None
+    assert (generation.steps, generation.scheduler in NAMES) == (4, True)
