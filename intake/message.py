@@ -208,7 +208,7 @@ class _Check:
             return self.job()
         except MemoryError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - logged, and told as the refusal of this message
             _tell(self._message.get("type"))
             what = f"cannot be checked: the check of such messages fails here ({type(error).__name__})"
             fix = "a fault in the job type, its log says which: replay the message with a build that has none"
