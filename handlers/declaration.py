@@ -232,6 +232,12 @@ class Handler(ABC, Generic[P, R]):
         """
         return ()
 
+    def problems_beside(
+        self, params: Mapping[str, Any], wrong: Sequence[tuple[str | int, ...]], names: Mapping[str, Collection[str]]
+    ) -> Iterable[Problem]:
+        """As `problems`, of params that are not valid: what is wrong beside the places `wrong`, where one can say."""
+        return ()
+
     @abstractmethod
     async def run(self, job: Job[P], ctx: Context) -> R:
         """Does the job. Raises one of `handlers.errors`; anything else counts as a `HandlerBug`."""

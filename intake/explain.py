@@ -62,6 +62,11 @@ def problems_of(error: ValidationError, model: type[BaseModel], base: Path, valu
     return list(found.values())
 
 
+def wrong_places(error: ValidationError, value: Any) -> list[Path]:
+    """Where a validation of `value` found something, as paths into it."""
+    return list(dict.fromkeys(_path(details, value) for details in error.errors(include_url=False)))
+
+
 def _problem(details: ErrorDetails, where: str) -> Problem:
     kind, context = details["type"], details.get("ctx", {})
     value = shorten(details.get("input"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -22,9 +22,9 @@ from handlers.declaration import Named, Params
 from handlers.errors import InvalidInput
 from handlers.registry import AnyHandler, Registry
 from intake.decoding import decode, unstorable
-from intake.explain import problems_of
+from intake.explain import problems_of, wrong_places
 from intake.fields import Message
-from intake.problems import MOST_PROBLEMS, Code, Problem, Refused, describe, nearest, safe, shorten
+from intake.problems import MOST_PROBLEMS, Code, Path, Problem, Refused, describe, nearest, safe, shorten
 from intake.references import InputsCheck, Normal, bad_uri, shapes
 from storage.objects.rules import Access, BucketRules
 from storage.objects.uri import BadUri, ObjectPrefix
@@ -184,6 +184,12 @@ def _unwrapped(value: Any) -> tuple[dict[str, Any] | None, str, list[Problem]]:
     return None, "", problems
 
 
+def _names(handler: AnyHandler, inputs: Mapping[str, Any]) -> dict[str, Collection[str]]:
+    """The names that each `Named` input has."""
+    named = [role for role, declared in handler.inputs.items() if isinstance(declared, Named)]
+    return {role: given.keys() if isinstance(given := inputs.get(role), dict) else () for role in named}
+
+
 def _tell(type_: object) -> None:
     """Logs the exception at hand."""
     import structlog  # more to import than a short command does altogether, for what hardly ever happens
@@ -240,9 +246,8 @@ class _Check:
         return self._spec(said, lane, handler, params, inputs.normal)
 
     def _together(self, handler: AnyHandler, params: Params, given: Mapping[str, Any]) -> None:
-        named = [role for role, declared in handler.inputs.items() if isinstance(declared, Named)]
         try:
-            found = handler.problems(params, {role: given.get(role, {}).keys() for role in named})
+            found = handler.problems(params, _names(handler, given))
             self.problems += map(Problem.of, islice(found, MOST_PROBLEMS + 1))
         except InvalidInput as error:
             self.problems += map(Problem.of, error.problems)
@@ -313,12 +318,22 @@ class _Check:
             params = model.model_validate_json(json.dumps(given), strict=True)
         except ValidationError as error:
             self.problems += problems_of(error, model, ("params",), given, f"a parameter of {handler.type}")
+            self._beside(handler, given, wrong_places(error, given))
             return None
         checkpoint, known = getattr(params, "checkpoint", None), self._rules.checkpoints
         if known is not None and isinstance(checkpoint, str) and checkpoint not in known:
             what = f"is {shorten(checkpoint)}, which is not in the catalogue"
             self._say("/params/checkpoint", Code.UNKNOWN_CHECKPOINT, what, nearest(checkpoint, known))
         return params
+
+    def _beside(self, handler: AnyHandler, params: Mapping[str, Any], wrong: Sequence[Path]) -> None:
+        """What params and inputs together show, although some of the params are wrong: all of it at once."""
+        inputs = self._message.get("inputs", {})
+        if isinstance(inputs, dict):
+            known = {problem.pointer for problem in self.problems}
+            found = handler.problems_beside(params, wrong, _names(handler, inputs))
+            more = map(Problem.of, islice(found, MOST_PROBLEMS + 1))
+            self.problems += [problem for problem in more if problem.pointer not in known]
 
     def _lane(self) -> Lane:
         lane, door = self._message.get("lane"), self._rules.lane

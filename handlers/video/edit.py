@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -24,6 +25,7 @@ from handlers.video.timeline.faults import Code
 from handlers.video.timeline.items import VideoItem
 from handlers.video.timeline.layout import AssetFacts
 from handlers.video.timeline.plan import Format, Plan
+from handlers.video.timeline.salvage import salvaged
 from handlers.video.timeline.schema import EditParams
 
 _ASSETS = "assets"
@@ -83,6 +85,19 @@ class Edit(Handler[EditParams, EditResult]):
 
     def problems(self, params: EditParams, names: Mapping[str, Collection[str]]) -> Iterable[Problem]:
         return layout.problems(params, names)
+
+    def problems_beside(
+        self, params: Mapping[str, Any], wrong: Sequence[tuple[str | int, ...]], names: Mapping[str, Collection[str]]
+    ) -> Iterable[Problem]:
+        rest, silent = salvaged(params, wrong)
+        if rest is None:
+            return []
+        places = ["/".join(("/params", *map(str, place))) for place in silent]
+        return [
+            problem
+            for problem in layout.problems(rest, names)
+            if not any(problem.pointer == place or problem.pointer.startswith(f"{place}/") for place in places)
+        ]
 
     async def run(self, job: Job[EditParams], ctx: Context) -> EditResult:
         params = job.params

@@ -245,6 +245,7 @@ def test_a_timeline_that_is_wrong_is_refused_at_the_door_with_every_place(mill: 
     [rejected] = mill.stage.json("rejected", "list", "--each")
     shown = mill.stage.json("rejected", "show", rejected["id"])
     assert {problem["pointer"] for problem in shown["error"]} == {
+        "/params/timeline/tracks/0/items/0/asset",
         "/params/timeline/tracks/0/items/1/asset",
         "/params/timeline/tracks/0/items/1/aset",
         "/params/timeline/tracks/1/items/0/speed",

@@ -91,7 +91,10 @@ async def test_a_program_whose_output_does_not_grow_is_ended(direct: DirectConte
 
 
 async def test_a_program_that_goes_on_is_not_taken_for_one_that_stands_still(direct: DirectContext) -> None:
-    await run(direct, ["-re", "-f", "lavfi", "-i", "testsrc=s=64x48:r=25:d=2.6", *NULL], stall_s=2)
+    told: list[float] = []
+    slow = ["-re", "-f", "lavfi", "-i", "testsrc=s=64x48:r=25:d=2.6"]
+    await run(direct, [*slow, *NULL], stall_s=2, progress=told.append)
+    assert told[-1] == pytest.approx(2.6, abs=0.05)
 
 
 async def test_a_program_that_does_not_hear_sigterm_is_killed_and_its_children_with_it(

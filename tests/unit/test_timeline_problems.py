@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from handlers.errors import InvalidInput
+from handlers.registry import Registry
 from handlers.video.timeline import layout
 from handlers.video.timeline.layout import AssetFacts
+from intake.message import Refused, Rules, parse
+from storage.objects.rules import BucketRules
 from tests.unit.timelines import (
     ASSETS,
     FONTS,
@@ -24,6 +27,8 @@ from tests.unit.timelines import (
     sound,
 )
 
+REGISTRY = Registry.load()
+RULES = Rules(1 << 20, 64, 1000, 3, BucketRules.parse(["media"]))
 SECOND = f"{ITEM}/1"
 GAP = {"type": "gap", "duration": 1}
 
@@ -198,3 +203,48 @@ def test_all_that_is_wrong_is_said_at_once_each_with_what_would_be_right() -> No
     assert (
         said["range_out_of_media"] == 'is 11.5 s, and there are 10 s; write at most 10 s, or "auto", or pad: "freeze"'
     )
+
+
+def refused(params: dict[str, Any], *assets: str) -> dict[str, str]:
+    """Codes by pointer, of a message with these assets, by the door itself."""
+    message = {"type": "video.edit", "inputs": {"assets": {name: f"s3://media/{name}" for name in assets}}}
+    with pytest.raises(Refused) as caught:
+        parse(message | {"params": params}, REGISTRY, RULES)
+    return {problem.pointer: str(problem.code) for problem in caught.value.problems}
+
+
+def test_what_is_wrong_in_form_hides_nothing_of_what_is_wrong_beside_it() -> None:
+    items = [film("fim"), film("film", duration="2s"), {"type": "txt"}, film("film", sped=2), film("flm", at=900)]
+    other = {"kind": "audio", "items": [{"type": "audio", "asset": "musik"}, {"type": "audio", "speed": 20}]}
+    params = message(items, other, subtitles=[{"asset": "wrds"}], merge={"X": 1}, width=641)
+    del params["version"]
+    assert refused(params, "film", "music") == {
+        "/params/version": "missing",
+        "/params/merge/X": "merge_unused",
+        "/params/output/width": "out_of_range",
+        f"{ITEM}/0/asset": "asset_missing",
+        f"{ITEM}/1/duration": "bad_value",
+        f"{ITEM}/2/type": "unknown_value",
+        f"{ITEM}/3/sped": "unknown_key",
+        f"{ITEM}/4/asset": "asset_missing",
+        "/params/timeline/tracks/1/items/0/asset": "asset_missing",
+        "/params/timeline/tracks/1/items/1/asset": "missing",
+        "/params/timeline/tracks/1/items/1/speed": "out_of_range",
+        "/params/timeline/subtitles/0/asset": "asset_missing",
+    }
+
+
+def test_nothing_is_said_to_be_wrong_that_only_follows_from_what_is_broken() -> None:
+    broken = {"type": "color", "color": "red", "duration": 5}
+    # The broken one would reach into the next, and the film would end before the poster's moment.
+    after = [color(1), broken, color(2, at=3), {"type": "colour"}]
+    found = {f"{ITEM}/1/color": "bad_value", f"{ITEM}/3/type": "unknown_value"}
+    assert refused(message(after, poster=6)) == found
+
+
+def test_params_that_cannot_be_mended_are_refused_for_their_form_alone() -> None:
+    assert refused({"version": 1, "timeline": {"tracks": [{"items": 7}, 9]}}, "film") == {
+        "/params/timeline/tracks/0/kind": "missing",
+        "/params/timeline/tracks/0/items": "wrong_type",
+        "/params/timeline/tracks/1": "wrong_type",
+    }
