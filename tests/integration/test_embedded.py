@@ -78,6 +78,12 @@ def keepers(folder: Path) -> list[int]:
     return found
 
 
+def keeper(folder: Path) -> int:
+    """The one keeper. It is waited for: right after its start a process has no command line for a moment."""
+    assert eventually(lambda: len(keepers(folder)) == 1), keepers(folder)
+    return keepers(folder)[0]
+
+
 def ends_within(pid: int | None, seconds: float) -> bool:
     """Whether a process ends in this time; waits for the end itself, and not longer."""
     assert pid is not None
@@ -123,7 +129,7 @@ def test_all_users_of_a_folder_share_one_server(folder: Path) -> None:
     with EmbeddedPostgres(folder, linger_s=LINGER_S) as server:
         assert urls == {server.url}
         assert postmaster(folder) == pid
-        assert len(keepers(folder)) == 1
+        assert keeper(folder)
     for user in users:
         user.leave()
 
@@ -175,8 +181,7 @@ def test_everything_killed_at_once_leaves_nothing_that_prevents_the_next_start(f
     user.url()
     pid = postmaster(folder)
     assert pid is not None
-    for keeper in keepers(folder):
-        os.kill(keeper, signal.SIGKILL)
+    os.kill(keeper(folder), signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
     user.kill()
     assert eventually(
@@ -184,7 +189,7 @@ def test_everything_killed_at_once_leaves_nothing_that_prevents_the_next_start(f
     )
     with EmbeddedPostgres(folder, linger_s=LINGER_S) as server:
         assert answers(server.url)
-        assert len(keepers(folder)) == 1
+        assert keeper(folder)
 
 
 def test_a_stale_pid_file_whose_number_another_process_has_now_is_seen_through(folder: Path) -> None:
@@ -208,12 +213,11 @@ def test_a_stale_pid_file_whose_number_another_process_has_now_is_seen_through(f
 def test_a_keeper_that_was_killed_is_replaced_by_the_next_user(folder: Path) -> None:
     user = User(folder)
     user.url()
-    [killed] = keepers(folder)
-    os.kill(killed, signal.SIGKILL)
+    os.kill(keeper(folder), signal.SIGKILL)
     assert eventually(lambda: not keepers(folder))
     second = User(folder)
     second.url()
-    assert len(keepers(folder)) == 1
+    assert keeper(folder)
     user.leave()
     second.leave()
 
