@@ -7,6 +7,7 @@ files are there, and are those that were verified when they came, is asked here;
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -33,6 +34,7 @@ class Family(StrEnum):
     """An architecture, and the loader for it (`handlers/models/<family>.py`)."""
 
     BLIP_CAPTION = "blip_caption"
+    BLIP_VQA = "blip_vqa"
     CLIP = "clip"
     STABLE_DIFFUSION = "stable_diffusion"
     STABLE_DIFFUSION_XL = "stable_diffusion_xl"
@@ -43,6 +45,7 @@ class Role(StrEnum):
     """What jobs ask for that do not name a checkpoint."""
 
     CAPTION = "caption"
+    ANSWER = "answer"
     EMBED = "embed"
     TRANSCRIBE = "transcribe"
     GENERATE = "generate"
@@ -51,6 +54,7 @@ class Role(StrEnum):
 _DIFFUSION = frozenset({Family.STABLE_DIFFUSION, Family.STABLE_DIFFUSION_XL})
 _FAMILIES_OF = {
     Role.CAPTION: frozenset({Family.BLIP_CAPTION}),
+    Role.ANSWER: frozenset({Family.BLIP_VQA}),
     Role.EMBED: frozenset({Family.CLIP}),
     Role.TRANSCRIBE: frozenset({Family.WHISPER}),
     Role.GENERATE: _DIFFUSION,
@@ -150,7 +154,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, name_or_path: str) -> Catalogue:
-        """A profile of ours by name (`default`, `small`, `tiny`), or one of a file (`/etc/models.yaml#small`).
+        """A profile of ours by name (`default`, `small`, `toy`, `tiny`), or one of a file (`/etc/models.yaml#small`).
 
         Of a file named without `#` it is the profile `default`. Raises CatalogueError.
         """
@@ -198,7 +202,7 @@ class Catalogue:
     def folder(self, entry: Entry, models_home: Path) -> Path:
         """Where an entry's files lie; a relative `folder` is meant from the catalogue's file."""
         if entry.folder is not None:
-            return (self.source.parent / entry.folder.expanduser()).absolute()
+            return Path(os.path.normpath((self.source.parent / entry.folder.expanduser()).absolute()))
         return models_home / entry.name
 
     def missing(self, models_home: Path) -> list[MissingCheckpoint]:

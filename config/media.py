@@ -11,7 +11,7 @@ from config.values import AbsolutePath, BucketName, Bytes, Json, JsonList, Secon
 
 FontId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 #: The roles of a catalogue (`config.catalogue.Role`, which is more to import than settings need).
-ModelRole = Literal["caption", "embed", "transcribe", "generate"]
+ModelRole = Literal["caption", "answer", "embed", "transcribe", "generate"]
 
 
 class MediaLimits(BaseModel):
@@ -65,7 +65,7 @@ class MediaSettings(BaseModel):
         default={}, description='Other limits by bucket, as JSON: {"uploads": {"max_pixels": 50000000}}.'
     )
     model_roles: Annotated[tuple[ModelRole, ...], JsonList] = Field(
-        default=("caption", "embed", "transcribe", "generate"),
+        default=("caption", "answer", "embed", "transcribe", "generate"),
         description='Roles of the catalogue that are used, as JSON: ["caption", "embed"]; jobs that need another wait.',
     )
     preload: Annotated[tuple[ModelRole, ...], JsonList] = Field(

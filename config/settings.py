@@ -81,7 +81,7 @@ class Settings(MediaSettings, KafkaSettings):
     catalogue: str = Field(
         default="default",
         min_length=1,
-        description="Checkpoints: a profile of ours (default, small, tiny), or of a file (/etc/models.yaml#profile).",
+        description="Checkpoints: a profile of ours (default, small, toy, tiny) or of a file (/etc/models.yaml#name).",
     )
     models: AbsolutePath = derived(
         "<home>/models", lambda data: data["home"] / "models", "Folder of downloaded checkpoints."

@@ -14,6 +14,7 @@ AnyHandler = Handler[Any, Any]
 ENTRY_POINT_GROUP = "mediamill.handlers"
 _BUILT_IN = (
     "handlers.audio.transcribe:Transcribe",
+    "handlers.image.answer:AnswerQuestions",
     "handlers.image.caption:Caption",
     "handlers.image.embed:EmbedImage",
     "handlers.image.generate:Generate",

@@ -18,6 +18,7 @@ from handlers.protocol import CheckpointSpec
 FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "blip_caption": "handlers.models.blip_caption",
+        "blip_vqa": "handlers.models.blip_vqa",
         "clip": "handlers.models.clip",
         "stable_diffusion": "handlers.models.stable_diffusion",
         "stable_diffusion_xl": "handlers.models.stable_diffusion_xl",

@@ -14,7 +14,7 @@ import pytest
 
 import handlers.models
 from handlers.declaration import Handler, InferFunction, Job, Steps, TextKind
-from handlers.models.blip_caption import Blip
+from handlers.models.blip import Blip
 from handlers.models.clip import Clip
 from handlers.models.whisper import WhisperModel
 from handlers.protocol import CheckpointSpec, Limits
@@ -27,6 +27,7 @@ T = TypeVar("T")
 LIMITS = Limits(max_bytes=64 << 20, max_pixels=50_000_000, max_frames=100)
 ROLES = {
     "caption": "tiny-blip-caption",
+    "answer": "tiny-blip-vqa",
     "embed": "tiny-clip",
     "transcribe": "tiny-whisper",
     "generate": "tiny-stable-diffusion",
@@ -53,6 +54,7 @@ def specs(tiny_home: Path) -> dict[str, CheckpointSpec]:
         family: CheckpointSpec(name=name, family=family, path=str(tiny_home / name), dtype="float32", digest="0" * 64)
         for family, name in (
             ("blip_caption", "tiny-blip-caption"),
+            ("blip_vqa", "tiny-blip-vqa"),
             ("clip", "tiny-clip"),
             ("stable_diffusion", "tiny-stable-diffusion"),
             ("stable_diffusion_xl", "tiny-stable-diffusion-xl"),
@@ -63,8 +65,16 @@ def specs(tiny_home: Path) -> dict[str, CheckpointSpec]:
 
 @pytest.fixture(scope="session")
 def blip(specs: dict[str, CheckpointSpec]) -> Blip:
-    """A loaded BLIP."""
+    """A loaded BLIP that captions."""
     model = handlers.models.load(specs["blip_caption"], "cpu")
+    assert isinstance(model, Blip)
+    return model
+
+
+@pytest.fixture(scope="session")
+def answering(specs: dict[str, CheckpointSpec]) -> Blip:
+    """A loaded BLIP that answers questions."""
+    model = handlers.models.load(specs["blip_vqa"], "cpu")
     assert isinstance(model, Blip)
     return model
 
@@ -187,11 +197,11 @@ class DirectContext:
 
 
 @pytest.fixture
-def ctx(blip: Blip, clip: Clip, tmp_path: Path) -> DirectContext:
-    """A context with both tiny models."""
+def ctx(blip: Blip, answering: Blip, clip: Clip, tmp_path: Path) -> DirectContext:
+    """A context with the tiny models of pictures."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    return DirectContext({"tiny-blip-caption": blip, "tiny-clip": clip}, scratch)
+    return DirectContext({"tiny-blip-caption": blip, "tiny-blip-vqa": answering, "tiny-clip": clip}, scratch)
 
 
 def job(

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from handlers.errors import InvalidInput
-from handlers.models.blip_caption import Blip, Caption, CaptionRequest, CaptionSample, generate, prepare
+from handlers.models.blip import Blip, Phrase
+from handlers.models.blip_caption import CaptionRequest, CaptionSample, generate, prepare
 from handlers.models.sampling import Sampling
 from handlers.protocol import CheckpointSpec
 from tests.handlers.conftest import picture
@@ -28,14 +29,14 @@ def sample(
     return prepare(blip.processor, image, CaptionRequest(prompt, count, seed, sampling))
 
 
-def captions(blip: Blip, samples: Sequence[CaptionSample]) -> list[list[Caption]]:
+def captions(blip: Blip, samples: Sequence[CaptionSample]) -> list[list[Phrase]]:
     results = generate(blip, samples)
     for result in results:
         assert isinstance(result, list)
     return results  # type: ignore[return-value]
 
 
-def same(found: list[Caption], expected: list[Caption]) -> bool:
+def same(found: list[Phrase], expected: list[Phrase]) -> bool:
     return [caption.text for caption in found] == [caption.text for caption in expected] and all(
         abs(a.score - b.score) < 1e-4 for a, b in zip(found, expected, strict=True)
     )

@@ -1,4 +1,4 @@
-"""`image.caption`, `image.embed` and `text.embed`, each by itself on local files."""
+"""`image.caption`, `image.answer`, `image.embed` and `text.embed`, each by itself on local files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from handlers.declaration import TextKind
 from handlers.errors import InvalidInput
+from handlers.image.answer import AnswerParams, AnswerQuestions
 from handlers.image.caption import Caption, CaptionParams
 from handlers.image.embed import EmbedImage, EmbedImageParams
 from handlers.media.image import FOR_MODELS, open_image
@@ -90,6 +91,64 @@ def test_bad_params_are_refused_by_name(params: dict[str, object], field: str) -
     assert caught.value.errors()[0]["loc"] == (field,)
 
 
+async def test_every_question_about_a_picture_has_its_answer_in_the_order_they_were_asked(
+    ctx: DirectContext, tmp_path: Path
+) -> None:
+    path = saved(tmp_path, encoded(picture("red"), "JPEG"))
+    asked = ["what colour is it?", "  how many things are there?\n", "what colour is it?"]
+    result = await AnswerQuestions().run(job(AnswerQuestions(), {"image": path}, questions=asked), ctx)
+    assert result.checkpoint == "tiny-blip-vqa"
+    assert [one.question for one in result.answers] == [question.strip() for question in asked]
+    assert result.answers[0] == result.answers[2]
+    assert result.answers[0].text != result.answers[1].text
+    assert all(one.score <= 0 for one in result.answers)
+    assert json.loads(ctx.outputs["answers"].read_text()) == result.model_dump()
+    assert ctx.embedded["inputs/image"].mode == "RGB"
+    assert ctx.probes["inputs/image"]["mime"] == "image/jpeg"
+    assert ctx.texts == []
+
+
+async def test_jobs_with_other_questions_share_a_batch_and_those_with_another_length_of_answer_do_not(
+    ctx: DirectContext, tmp_path: Path
+) -> None:
+    path = saved(tmp_path, encoded(picture("red"), "PNG"))
+    for params in (
+        {"questions": ["what is it?"]},
+        {"questions": ["is it?", "a dog"]},
+        {"questions": ["?"], "max_tokens": 3},
+    ):
+        await AnswerQuestions().run(job(AnswerQuestions(), {"image": path}, **params), ctx)
+    assert ctx.keys[0] == ctx.keys[1] != ctx.keys[2]
+
+
+async def test_a_broken_picture_fails_the_answer_with_its_pointer(ctx: DirectContext, tmp_path: Path) -> None:
+    asked = job(AnswerQuestions(), {"image": saved(tmp_path, b"nothing of the kind")}, questions=["what is it?"])
+    with pytest.raises(InvalidInput, match=r"^inputs/image is not a picture"):
+        await AnswerQuestions().run(asked, ctx)
+    assert ctx.outputs == {}
+
+
+@pytest.mark.parametrize(
+    ("params", "place"),
+    [
+        ({}, ("questions",)),
+        ({"questions": []}, ("questions",)),
+        ({"questions": ["what?"] * 17}, ("questions",)),
+        ({"questions": "what?"}, ("questions",)),
+        ({"questions": ["what?", ""]}, ("questions", 1)),
+        ({"questions": ["what?", " \t\n\u3000"]}, ("questions", 1)),
+        ({"questions": ["x" * 301]}, ("questions", 0)),
+        ({"questions": ["what?"], "max_tokens": 0}, ("max_tokens",)),
+        ({"questions": ["what?"], "max_tokens": 129}, ("max_tokens",)),
+        ({"questions": ["what?"], "count": 2}, ("count",)),
+    ],
+)
+def test_bad_questions_are_refused_by_their_place(params: dict[str, object], place: tuple[object, ...]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        AnswerParams.model_validate(params)
+    assert caught.value.errors()[0]["loc"] == place
+
+
 async def test_each_picture_of_many_is_embedded_under_its_pointer(ctx: DirectContext, tmp_path: Path) -> None:
     paths = [saved(tmp_path, encoded(picture(c), "PNG"), c) for c in ("red", "green", "blue")]
     result = await EmbedImage().run(job(EmbedImage(), {"images": paths}), ctx)
@@ -147,4 +206,5 @@ def test_declarations_are_loaded_without_the_executors_libraries() -> None:
 def test_jobs_name_the_role_or_the_checkpoint_they_need() -> None:
     assert Caption().checkpoints(CaptionParams()) == {"caption"}
     assert Caption().checkpoints(CaptionParams(checkpoint="mine")) == {"mine"}
+    assert AnswerQuestions().checkpoints(AnswerParams(questions=["what?"])) == {"answer"}
     assert EmbedText().checkpoints(EmbedTextParams(texts=["x"])) == {"embed"}

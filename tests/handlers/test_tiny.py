@@ -15,7 +15,8 @@ from config.catalogue import Catalogue, CatalogueError
 from config.checkpoint_lock import hash_files
 from config.checkpoints import CheckpointError, pull, verify
 from handlers.models import CheckpointBroken
-from handlers.models.blip_caption import Blip, CaptionRequest, generate, prepare
+from handlers.models.blip import Blip
+from handlers.models.blip_caption import CaptionRequest, generate, prepare
 from handlers.models.sampling import Sampling
 from handlers.protocol import CheckpointSpec
 from tests.handlers.conftest import picture

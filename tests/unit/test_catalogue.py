@@ -45,6 +45,7 @@ def test_each_profile_has_a_checkpoint_for_each_role(profile: str) -> None:
     catalogue = Catalogue.load(profile)
     assert set(catalogue.roles) == {role.value for role in Role}
     assert catalogue["caption"].family is Family.BLIP_CAPTION
+    assert catalogue["answer"].family is Family.BLIP_VQA
     assert catalogue["transcribe"].family is Family.WHISPER
     assert catalogue["embed"].dimension is not None
     assert all(entry.licence and (entry.revision or entry.made_by) for entry in catalogue.entries.values())
@@ -114,10 +115,11 @@ def sealed(folder: Path, **files: str) -> None:
 def test_missing_files_are_named_with_the_command_that_gets_them(tmp_path: Path) -> None:
     missing = Catalogue.load("tiny").missing(tmp_path)
     assert [m.name for m in missing] == [
-        "tiny-blip-caption", "tiny-clip", "tiny-whisper", "tiny-stable-diffusion", "tiny-stable-diffusion-xl"
+        "tiny-blip-caption", "tiny-blip-vqa", "tiny-clip", "tiny-whisper", "tiny-stable-diffusion",
+        "tiny-stable-diffusion-xl",
     ]  # fmt: skip
-    assert "`mediamill models pull tiny-clip`" in missing[1].sentence
-    assert str(tmp_path / "tiny-clip") in missing[1].sentence
+    assert "`mediamill models pull tiny-clip`" in missing[2].sentence
+    assert str(tmp_path / "tiny-clip") in missing[2].sentence
 
 
 def test_a_folder_that_was_put_there_by_hand_is_not_used_before_it_was_verified(tmp_path: Path) -> None:

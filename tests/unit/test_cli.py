@@ -67,6 +67,11 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["submit", "image.caption", "-i", "image=s3://media/a", "-i", "image=s3://media/b"], "it is one object"),
         (["submit", "image.caption", "-i", "picture=s3://media/a"], "is not an input of image.caption"),
         (["submit", "text.embed", "--param", "texts=hello"], "is not JSON; write --param 'texts=[...]'"),
+        (
+            ["submit", "image.answer", "-i", "image=s3://media/a", "-p", 'questions=["who is it?", " "]'],
+            "/params/questions/1: is blank: write a question",
+        ),
+        (["submit", "image.answer", "-i", "image=s3://media/a"], "/params/questions: is missing"),
         (["submit", "--from", "missing.jsonl"], "--from missing.jsonl: No such file or directory"),
         (["jobs", "retry"], "name jobs by their ids, or all"),
         (["jobs", "retry", "--all"], "--all wants a filter"),
