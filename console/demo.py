@@ -32,6 +32,7 @@ import anyio.to_thread
 from config.settings import Settings
 from console import demo_jobs, demo_worker, output
 from console.demo_jobs import Ended
+from console.demo_sheet import Search, Sheet
 from console.demo_steps import progress, step
 from console.demo_worker import Worker
 from console.failures import CommandFailed, Exit, report, unreachable
@@ -50,9 +51,13 @@ PATIENCE_S = 300.0
 #: The server goes this soon after its last user, so that nothing is left behind.
 _LINGER_S = 2.0
 _LOOK_S = 0.1
+_WORTH = (
+    "These checkpoints are toys, trained on a small world (toyworld/): they know six shapes, eight colours, four"
+    " backgrounds, some places and two dozen spoken words, and nothing else."
+)
 _SETTINGS = """\
 # Read whenever MEDIAMILL_HOME is this folder; the environment wins: MEDIAMILL_CATALOGUE=small
-catalogue = "tiny"
+catalogue = "toy"
 """
 
 
@@ -91,6 +96,11 @@ class Demo:
     def jobs(self) -> Path:
         """The messages that were submitted."""
         return self.home / "jobs.jsonl"
+
+    @property
+    def sheet(self) -> Path:
+        """A page that shows what went in beside what came out."""
+        return self.home / "contact-sheet.html"
 
     async def mediamill(self, *arguments: str) -> str:
         """Runs `mediamill ...`; what it printed. Raises CommandFailed unless it ends with 0."""
@@ -139,7 +149,8 @@ async def play(demo: Demo, count: int) -> None:
                 ended = await _in_time(
                     worker, _jobs, demo, database, demo_jobs.messages(pictures, demo.run, films=films)
                 )
-                await _searches(demo, ended)
+                searches = await _searches(demo)
+                demo.sheet.write_text(_sheet(demo, ended, searches).page(), encoding="utf-8")
             output.line()
             with step("drain") as said:
                 await worker.drain()
@@ -167,16 +178,15 @@ async def _checkpoints(demo: Demo) -> None:
         known = await demo.json("models", "list")
         if missing := [one["name"] for one in known if one["state"] != "ok"]:
             await demo.mediamill("models", "pull", *missing)
-        how = "made" if missing else "there already"
-        said.text = f"{', '.join(one['name'] for one in known)}: real architectures, random weights, {how}"
+        how = "pulled" if missing else "they come with mediamill"
+        said.text = f"{', '.join(one['name'] for one in known)}: {how}"
 
 
 async def _drawn(demo: Demo, count: int) -> list[str]:
     """The pictures' names. The executor's interpreter draws them: it has Pillow, this one has not."""
     with step("pictures") as said:
-        script = Path(__file__).with_name("demo_pictures.py")
-        command = [demo.settings.executor_python, script, demo.pictures, str(count), demo.query]
-        done = await anyio.run_process(list(map(str, command)), check=False, start_new_session=True)
+        command = [demo.settings.executor_python, "-m", "console.demo_pictures", demo.pictures, str(count), demo.query]
+        done = await anyio.run_process(list(map(str, command)), check=False, cwd=ROOT, start_new_session=True)
         if done.returncode != 0:
             raise unreachable("the pictures could not be drawn:", *done.stderr.decode(errors="replace").splitlines())
         names = [Path(line).stem for line in done.stdout.decode().splitlines()]
@@ -261,16 +271,24 @@ def _cut(row: Sequence[object], most: int = 72) -> list[object]:
     return [f"{cell[: most - 3]}..." if isinstance(cell, str) and len(cell) > most else cell for cell in row]
 
 
-async def _searches(demo: Demo, ended: Sequence[Ended]) -> None:
-    word = demo_jobs.word_of_some([job.captions[0] for job in ended if len(job.captions) == 1])
-    by_text = await demo.json("search", word, "--limit", "5")
-    _show_hits(f"by text, in what was said of the pictures: `mediamill search {word}`", by_text)
+async def _searches(demo: Demo) -> list[Search]:
+    wanted = demo_jobs.WANTED
+    by_text = await demo.json("search", wanted, "--limit", "5")
+    _show_hits(f"by text: `mediamill search {shlex.quote(wanted)}`", by_text)
     by_picture = await demo.json("search", "--image", str(demo.query), "--limit", "5")
     _show_hits(f"by a picture that is not among them: `mediamill search --image {demo.query.name}`", by_picture)
     output.line()
-    output.line(
-        "The weights are random: the words mean nothing. Real ones: MEDIAMILL_CATALOGUE=small mediamill models pull",
-        style="yellow",
+    output.line(f"{_WORTH} Real ones: MEDIAMILL_CATALOGUE=small mediamill models pull", style="yellow")
+    return [Search(wanted, None, by_text["hits"]), Search(demo.query.name, demo.query, by_picture["hits"])]
+
+
+def _sheet(demo: Demo, ended: Sequence[Ended], searches: Sequence[Search]) -> Sheet:
+    return Sheet(
+        "mediamill: what went in, and what came out",
+        _WORTH,
+        Path(demo.settings.store),
+        [one.record for one in ended],
+        searches,
     )
 
 
@@ -302,6 +320,7 @@ def _go_on(demo: Demo) -> None:
     output.heading("where things are")
     output.line(f"  pictures  {_shown(demo.pictures)}: the object store is a folder")
     output.line(f"  outputs   {_shown(demo.pictures.with_name('derived'))}")
+    output.line(f"  page      {_shown(demo.sheet)}: what went in beside what came out, for a browser")
     output.line(f"  all       {_shown(demo.home)}: a second demo goes on there; remove it to start anew")
     output.heading("go on with a picture of your own: these lines work as they are, put its path in the first one")
     for words in (

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from storage.jobs import JobRecord
 
 
 def messages(pictures: Sequence[str], run: str, *, films: bool) -> list[dict[str, Any]]:
-    """Of every type: captions of all pictures, two embedded, two made, a recording written down, a film edited.
+    """Of every type: captions of all pictures, questions about two, two embedded, two made, a recording, a film.
 
     Without the last two where there are no `films`.
     """
@@ -25,19 +23,24 @@ def messages(pictures: Sequence[str], run: str, *, films: bool) -> list[dict[str
     jobs: list[dict[str, Any]] = [
         *({"type": "image.caption", "inputs": {"image": uri}} for uri in uris),
         *({"type": "image.caption", "inputs": {"image": uri}, "params": {"count": 3, "seed": 7}} for uri in uris[:2]),
+        *({"type": "image.answer", "inputs": {"image": uri}, "params": {"questions": QUESTIONS}} for uri in uris[:2]),
         {"type": "image.embed", "inputs": {"images": uris[:2]}},
-        {"type": "image.generate", "params": {"prompt": "a red circle", "count": 2, "seed": 7, "steps": 20}},
+        {"type": "image.generate", "params": {"prompt": PROMPT, "count": 4, "seed": 7}},
     ]
     if films:
         jobs += [
             {"type": "audio.transcribe", "inputs": {"audio": f"{_MADE}/speech.wav"}, "params": {"words": True}},
-            {"type": "video.edit", "inputs": {"assets": _ASSETS | {"house": uris[0]}}, "params": FILM},
+            {"type": "video.edit", "inputs": {"assets": _ASSETS | {"picture": uris[-1]}}, "params": FILM},
         ]
     return [job | {"labels": {"demo": run}} for job in jobs]
 
 
+PROMPT = "a blue star on a white background"
+QUESTIONS = ["how many shapes are there?", "what colour is the background?"]
+#: What is looked for in words.
+WANTED = "red circle"
 _MADE = "s3://media/made"
-_ASSETS = {name: f"{_MADE}/{name}.{kind}" for name, kind in (("ball", "mp4"), ("boat", "mp4"), ("music", "wav"))}
+_ASSETS = {name: f"{_MADE}/{name}.{kind}" for name, kind in (("circle", "mp4"), ("star", "mp4"), ("music", "wav"))}
 #: Two films and a picture that moves, a title over them, and music that gives way to the films' own sound.
 FILM: dict[str, Any] = {
     "version": 1,
@@ -47,16 +50,16 @@ FILM: dict[str, Any] = {
             {
                 "kind": "video",
                 "items": [
-                    {"type": "video", "asset": "ball", "fit": "cover"},
+                    {"type": "video", "asset": "circle", "fit": "cover"},
                     {
                         "type": "video",
-                        "asset": "boat",
+                        "asset": "star",
                         "fit": "blur",
                         "transition": {"type": "fade", "duration": 0.5},
                     },
                     {
                         "type": "image",
-                        "asset": "house",
+                        "asset": "picture",
                         "duration": 2,
                         "fit": "cover",
                         "transition": {"type": "wipeleft", "duration": 0.5},
@@ -123,6 +126,8 @@ class Ended:
             return f"{error.get('type', '')}: {error.get('message', '')}"
         result = self.record.job["result"]
         match self.record.job["type"]:
+            case "image.answer":
+                return "; ".join(f"{one['question']} {one['text']}" for one in result["answers"])
             case "image.embed":
                 new = len(self.record.embeddings)
                 known = result["images"] - new
@@ -146,18 +151,6 @@ def _uris(inputs: Iterable[Any]) -> Iterator[str]:
             yield each
         else:
             yield from each.values() if isinstance(each, dict) else each
-
-
-# Words that full text search leaves out, among those that the tiny checkpoint knows.
-_LEFT_OUT = {"between", "over", "some", "under", "while", "with"}
-
-
-def word_of_some(captions: Sequence[str]) -> str:
-    """A word that some of the captions have but not all, so that finding it says something; the longest of those."""
-    found: Counter[str] = Counter(
-        word for caption in captions for word in set(re.findall("[a-z]{4,}", caption)) - _LEFT_OUT
-    )
-    return max(found, key=lambda word: (2 <= found[word] <= 4, found[word] < len(captions), len(word), word))
 
 
 def ended(database: Database, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, str]:

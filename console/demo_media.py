@@ -2,7 +2,7 @@
 
     PYTHON -m console.demo_media FOLDER
 
-makes speech.wav, music.wav, ball.mp4 and boat.mp4 in FOLDER. What is there already is left as it is. Prints what each
+makes speech.wav, music.wav, circle.mp4 and star.mp4 in FOLDER. What is there already is left as it is. Prints what each
 is. Without espeak-ng nobody speaks: speech.wav is then a melody, and there is nothing in it to be written down.
 Without ffmpeg there are no films.
 """
@@ -11,20 +11,25 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import shutil
 import struct
 import subprocess
 import sys
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from console.demo_pictures import BLUE, BROWN, GRASS, HEIGHT, ORANGE, RED, SKY, WHITE, WIDTH, YELLOW, Sheet
+from toyworld.world import speech as speaking
+from toyworld.world.clips import Clip
+from toyworld.world.scenes import Background, Colour, Place, Shape, scene_of
+from toyworld.world.speech import Manner
 
-SAID = "A red circle. A blue square. A boat on the sea, and the sun over the hills."
+#: In the words that the toy checkpoints know.
+SAID = (("red", "circle"), ("blue", "square"), ("green", "star"), ("one", "two", "three"))
 FPS = 24
-#: Frames of a film.
-FRAMES = 60
+SIDE = 256
 RATE = 44_100
 #: Frequencies in hertz, of a second each: C major, A minor, F major, G major.
 CHORDS = (
@@ -35,42 +40,26 @@ CHORDS = (
 )
 
 
-def ball(sheet: Sheet, part: float) -> None:
-    """A ball that bounces over a meadow; `part` of the film is over, 0 to 1."""
-    sheet.box(0, 190, WIDTH, HEIGHT, GRASS)
-    sheet.disc(275, 45, 22, YELLOW)
-    sheet.disc(40 + part * 240, 165 - 90 * abs(math.sin(part * 3 * math.pi)), 25, RED)
+def clip(shape: Shape, colour: Colour, way: tuple[Place, Place], background: Background) -> Clip:
+    """A thing that rests for a second, goes its way, and rests for another."""
+    before, after = (scene_of(random.Random(shape), [(shape, colour, place)], background) for place in way)
+    [here], [there] = before.things, after.things
+    moved = replace(here, place=there.place, x=there.x, y=there.y)
+    return Clip(before, replace(before, things=(moved,)), leaves=0.75, arrives=1.75, seconds=2.5)
 
 
-def boat(sheet: Sheet, part: float) -> None:
-    """A boat that crosses the sea."""
-    sheet.box(0, 150, WIDTH, HEIGHT, BLUE)
-    x, y = 220 - part * 150, 4 * math.sin(part * 6 * math.pi)
-    sheet.shape([(x - 60, 140 + y), (x + 60, 140 + y), (x + 40, 170 + y), (x - 40, 170 + y)], BROWN)
-    sheet.shape([(x - 2, 40 + y), (x - 2, 134 + y), (x - 50, 134 + y)], WHITE)
-    sheet.shape([(x + 4, 52 + y), (x + 4, 134 + y), (x + 44, 134 + y)], ORANGE)
-
-
-def film(path: Path, draw: Callable[[Sheet, float], None]) -> str:
-    """An MP4 of `FRAMES` frames with a tone that rises."""
-    seconds = FRAMES / FPS
+def film(path: Path, shown: Clip) -> str:
+    """An MP4 of a clip, with a tone that rises."""
     command = [
         "ffmpeg", "-nostdin", "-loglevel", "error", "-y",
-        "-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{WIDTH}x{HEIGHT}", "-framerate", str(FPS),
+        "-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{SIDE}x{SIDE}", "-framerate", str(FPS),
         "-i", "-",
-        "-f", "lavfi", "-i", f"aevalsrc=0.1*sin(2*PI*(300+60*t)*t):d={seconds}:s={RATE}",
+        "-f", "lavfi", "-i", f"aevalsrc=0.1*sin(2*PI*(300+60*t)*t):d={shown.seconds}:s={RATE}",
         "-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-c:a", "aac", "-shortest",
         "-movflags", "+faststart", "-f", "mp4", str(path),
     ]  # fmt: skip
-    subprocess.run(command, input=b"".join(_frames(draw)), check=True)
-    return f"{seconds:g} s of film"
-
-
-def _frames(draw: Callable[[Sheet, float], None]) -> Iterator[bytes]:
-    for number in range(FRAMES):
-        sheet = Sheet(SKY)
-        draw(sheet, number / FRAMES)
-        yield sheet.pixels()
+    subprocess.run(command, input=b"".join(frame.tobytes() for frame in shown.frames(FPS, SIDE)), check=True)
+    return f"{shown.seconds:g} s of film"
 
 
 def music(path: Path) -> str:
@@ -89,18 +78,27 @@ def _sample(chord: tuple[float, ...], second: float) -> bytes:
 
 
 def speech(path: Path) -> str:
-    """A sentence, spoken by espeak-ng; the music where it is not installed."""
-    if (program := shutil.which("espeak-ng")) is None:
+    """Some sentences, spoken by espeak-ng; the music where it is not installed."""
+    import numpy
+
+    manner = Manner("en-us", words_per_minute=150, pitch=50)
+    pause = numpy.zeros(round(0.7 * speaking.RATE), numpy.float32)
+    try:
+        spoken = [speaking.speak(sentence, manner).samples for sentence in SAID]
+    except OSError:
         return f"{music(path)} in place of speech (espeak-ng is not installed)"
-    subprocess.run([program, "-s", "140", "-w", str(path), SAID], check=True)
-    return f"spoken: {SAID}"
+    sound = numpy.concatenate([pause, *(part for samples in spoken for part in (samples, pause))])
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, speaking.RATE, 0, "NONE", ""))
+        file.writeframes((sound * 32_767).astype("<i2").tobytes())
+    return f"spoken: {', '.join(' '.join(sentence) for sentence in SAID)}"
 
 
 MAKERS: dict[str, Callable[[Path], str]] = {
     "speech.wav": speech,
     "music.wav": music,
-    "ball.mp4": lambda path: film(path, ball),
-    "boat.mp4": lambda path: film(path, boat),
+    "circle.mp4": lambda path: film(path, clip(Shape.CIRCLE, Colour.RED, (Place.LEFT, Place.RIGHT), Background.WHITE)),
+    "star.mp4": lambda path: film(path, clip(Shape.STAR, Colour.YELLOW, (Place.TOP, Place.BOTTOM), Background.BLACK)),
 }
 
 

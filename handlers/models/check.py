@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 _PICKLES = {".bin", ".pt", ".pth"}
-_HARMLESS = {".json", ".txt", ".model", ".md", ".safetensors", ""}
+_HARMLESS = {".json", ".txt", ".model", ".md", ".png", ".jpg", ".safetensors", ""}
 
 
 def problems(folder: Path) -> list[str]:
@@ -28,7 +28,7 @@ def problems(folder: Path) -> list[str]:
         elif path.suffix in _HARMLESS:
             problem = None
         else:
-            problem = "is neither weights (.safetensors, .bin, .pt, .pth) nor text (.json, .txt, .model): remove it"
+            problem = "is neither weights (.safetensors, .bin, .pt, .pth) nor text (.json, .txt, .model) nor a picture of its card (.png, .jpg): remove it"
         if problem:
             found.append(f"{name} {problem}")
     if not any(path.suffix in {".safetensors", *_PICKLES} for path in folder.rglob("*")):

@@ -85,26 +85,31 @@ def _fill(stage: Stage, folder: Path, picture: Path) -> None:
     subprocess.run(list(map(str, command)), cwd=ROOT, check=True)
     for file in (folder / "made").iterdir():
         put(stage, f"made/{file.name}", file.read_bytes())
-    put(stage, "made/house.jpg", picture.read_bytes())
+    put(stage, "made/picture.jpg", picture.read_bytes())
     canary = folder / "canary.ts"
     canary.write_text(CANARY)
     put(stage, "hostile/playlist.mp4", PLAYLIST.format(canary=canary).encode())
-    put(stage, "made/cut-off.mp4", (folder / "made" / "ball.mp4").read_bytes()[:-1000])
+    put(stage, "made/cut-off.mp4", (folder / "made" / "circle.mp4").read_bytes()[:-1000])
 
 
 def _at(name: str) -> str:
     return f"s3://media/{name}"
 
 
-ASSETS = {"ball": _at("made/ball.mp4"), "boat": _at("made/boat.mp4"), "music": _at("made/music.wav")}
+ASSETS = {"circle": _at("made/circle.mp4"), "star": _at("made/star.mp4"), "music": _at("made/music.wav")}
 MESSAGES: dict[str, dict[str, Any]] = {
     "speech": {"type": "audio.transcribe", "inputs": {"audio": _at("made/speech.wav")}, "params": {"seed": 3}},
-    "film without speech": {"type": "audio.transcribe", "inputs": {"audio": _at("made/ball.mp4")}},
+    "film without speech": {"type": "audio.transcribe", "inputs": {"audio": _at("made/circle.mp4")}},
+    "questions": {
+        "type": "image.answer",
+        "inputs": {"image": _at("made/picture.jpg")},
+        "params": {"questions": ["what colour is the door?", "is there a tree?"], "max_tokens": 6},
+    },
     "pictures": {"type": "image.generate", "params": {"prompt": "a red circle", "count": 2, "seed": 5, "steps": 3}},
     "same picture": {"type": "image.generate", "params": {"prompt": "a red circle", "seed": 6, "steps": 3}},
     "film": {
         "type": "video.edit",
-        "inputs": {"assets": ASSETS | {"house": _at("made/house.jpg")}},
+        "inputs": {"assets": ASSETS | {"picture": _at("made/picture.jpg")}},
         "params": FILM,
     },
     "title in a font of one's own": {
@@ -135,7 +140,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
             "version": 1,
             "timeline": {
                 "tracks": [
-                    {"kind": "video", "items": [{"type": "video", "asset": "ball", "in": 1, "duration": 9}]},
+                    {"kind": "video", "items": [{"type": "video", "asset": "circle", "in": 1, "duration": 9}]},
                     {"kind": "audio", "items": [{"type": "audio", "asset": "music", "in": 50}]},
                 ]
             },
@@ -148,7 +153,10 @@ MESSAGES: dict[str, dict[str, Any]] = {
             "version": 1,
             "timeline": {
                 "tracks": [
-                    {"kind": "video", "items": [{"type": "video", "asset": "bal"}, {"type": "video", "aset": "ball"}]},
+                    {
+                        "kind": "video",
+                        "items": [{"type": "video", "asset": "circl"}, {"type": "video", "aset": "circle"}],
+                    },
                     {"kind": "audio", "items": [{"type": "audio", "asset": "music", "speed": 20}]},
                 ]
             },
@@ -187,6 +195,13 @@ def test_where_nobody_speaks_there_is_no_text(mill: Mill) -> None:
     assert (result["text"], result["segments"], result["speech_s"]) == ("", [], 0)
 
 
+def test_each_question_about_a_picture_has_its_answer_in_the_result_and_in_a_file(mill: Mill) -> None:
+    result, files = mill.jobs["questions"]["result"], mill.outputs("questions")
+    assert [one["question"] for one in result["answers"]] == ["what colour is the door?", "is there a tree?"]
+    assert all(one["score"] <= 0 for one in result["answers"])
+    assert json.loads(files["answers"].read_text()) == result
+
+
 def test_pictures_that_were_made_have_their_embeddings_and_the_same_seed_gives_the_same(mill: Mill) -> None:
     made = mill.outputs("pictures")
     assert set(made) == {"picture-1", "picture-2"}
@@ -221,7 +236,7 @@ def test_a_picture_that_a_film_shows_has_its_embedding_too(mill: Mill) -> None:
     sql = """
         SELECT i.name FROM job_inputs i JOIN embeddings e ON e.content = i.content WHERE i.job_id = :id
     """
-    assert mill.stage.table.rows(sql, id=mill.jobs["film"]["id"]) == [{"name": "house"}]
+    assert mill.stage.table.rows(sql, id=mill.jobs["film"]["id"]) == [{"name": "picture"}]
 
 
 @pytest.mark.parametrize("name", ["playlist heard", "playlist seen"])

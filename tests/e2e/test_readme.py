@@ -23,11 +23,9 @@ BY_HAND = [block for block in RUN_HERE if block not in BY_DOCKER]
 
 
 @pytest.fixture
-def newcomer(tmp_path: Path, tiny_models: Path) -> Path:
-    """A folder as it is after `make demo`; the checkpoints are there already, which saves their making."""
+def newcomer(tmp_path: Path) -> Path:
+    """A folder as it is after `make demo`."""
     home = tmp_path / ".demo"
-    home.mkdir()
-    (home / "models").symlink_to(tiny_models)
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     demo = [sys.executable, "-m", "console.demo", "--home", str(home), "--pictures", "2"]
     subprocess.run(demo, check=True, stdout=subprocess.DEVNULL, timeout=110)
@@ -51,12 +49,13 @@ def test_the_first_picture_of_ones_own_is_captioned_and_found(newcomer: Path) ->
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout
     assert "image.caption succeeded" in said
+    assert "image.answer succeeded" in said
     assert re.search(r"^ *0\.0164 +1\.000 +s3://media/uploads/", said, re.MULTILINE), said
     assert re.search(r"image\.caption +succeeded +interactive", said)
     for end in ("audio.transcribe succeeded", "image.generate succeeded", "1 submitted, 0 refused\n1 succeeded"):
         assert end in said
     assert {"transcript.json", "srt.srt", "vtt.vtt", "picture-1.png", "picture-2.png", "video.mp4"} <= set(said.split())
-    assert "checkpoints    profile tiny" in re.sub(r"  +", "    ", said)
+    assert "checkpoints    profile toy" in re.sub(r"  +", "    ", said)
     log = (newcomer / ".demo" / "worker.log").read_text()
     assert '"end": "drained"' in log.splitlines()[-1]
 
