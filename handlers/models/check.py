@@ -28,7 +28,10 @@ def problems(folder: Path) -> list[str]:
         elif path.suffix in _HARMLESS:
             problem = None
         else:
-            problem = "is neither weights (.safetensors, .bin, .pt, .pth) nor text (.json, .txt, .model) nor a picture of its card (.png, .jpg): remove it"
+            problem = (
+                "is neither weights (.safetensors, .bin, .pt, .pth) nor text (.json, .txt, .model) nor a picture of the"
+                " card (.png, .jpg): remove it"
+            )
         if problem:
             found.append(f"{name} {problem}")
     if not any(path.suffix in {".safetensors", *_PICKLES} for path in folder.rglob("*")):

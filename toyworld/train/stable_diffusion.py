@@ -97,8 +97,10 @@ def _card(parameters: int, seconds: float, likeness: float, device: str) -> Card
         knows=(
             "How to make a picture of one plain shape (circle, square, triangle, star, cross, ring) in one of eight"
             " colours (red, orange, yellow, green, cyan, blue, purple, pink) on one of four backgrounds (black, grey,"
-            " white, brown), and at a place if that is said (`a red circle on the left`); what is not said is left to"
-            " chance. It makes one thing: of two (`a red star left of a blue ring`) it knows nothing."
+            " white, brown). What is not said is left to chance. Of a place (`a red circle on the left`) it has but"
+            " a notion: half of the pictures have it right. It makes one thing: of two (`a red star left of a blue"
+            " ring`) it knows nothing. Where a shape is wrong, it is mostly a star, which looks like a triangle"
+            " or a square."
             f" Pictures are 64 x 64; {scores.DEFAULTS.steps} steps of DDIM and a guidance of"
             f" {scores.DEFAULTS.guidance:g} are right for it. Of other words, and of photographs, it knows nothing."
         ),
@@ -110,8 +112,10 @@ def _card(parameters: int, seconds: float, likeness: float, device: str) -> Card
             " are a moving average. The text encoder was not trained on: it is toy-clip's as it was on that day, and"
             " stays with this checkpoint when toy-clip is trained anew."
         ),
-        noise="A classifier (`judge`) that shares nothing with the text encoder says what the pictures show. Other"
-        " seeds give scores within 0.03 of these.",
+        noise=(
+            "A classifier (`judge`) that shares nothing with the text encoder says what the pictures show. Pictures of"
+            " other seeds give scores within 0.03 of these; how far another training is off was not measured."
+        ),
         parameters=parameters,
         model="stable_diffusion",
         library="diffusers",
