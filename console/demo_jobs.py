@@ -35,7 +35,7 @@ def messages(pictures: Sequence[str], run: str, *, films: bool) -> list[dict[str
     return [job | {"labels": {"demo": run}} for job in jobs]
 
 
-PROMPT = "a blue star on a white background"
+PROMPT = "a purple ring on a white background"
 QUESTIONS = ["how many shapes are there?", "what colour is the background?"]
 #: What is looked for in words.
 WANTED = "red circle"

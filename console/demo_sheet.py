@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import mimetypes
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,6 @@ from typing import Any
 
 from storage.jobs import JobRecord
 
-_KINDS = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".webp": "image/webp",
-    ".wav": "audio/wav",
-    ".mp4": "video/mp4",
-}
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
        color: #1c1c1c; background: #fafaf7 }
@@ -29,7 +23,7 @@ p.note { color: #555; max-width: 46rem }
 .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)) }
 .card { background: #fff; border: 1px solid #ddd; border-radius: 8px; overflow: hidden }
 .card img, .card video { display: block; width: 100%; image-rendering: auto }
-.card .small { width: 128px; margin: 1rem auto }
+img.small { width: 11rem; border: 1px solid #ddd; border-radius: 8px; margin-bottom: 1rem }
 .card div { padding: .5rem .7rem }
 .of { color: #777; font-size: .82rem; overflow-wrap: anywhere }
 .q { color: #555 } .a { font-weight: 600 }
@@ -87,7 +81,7 @@ class Sheet:
     def _searched(self) -> Iterator[str]:
         for search in self.searches:
             given = f'<img class=small src="{_data(search.picture)}" alt="the query">' if search.picture else ""
-            cards = [self._card(hit["uri"], [_similarity(hit)]) for hit in search.hits]
+            cards = [self._card(hit["uri"], [_why(hit)]) for hit in search.hits]
             yield f"<h2>Searched: {_text(search.by)}</h2>{given}<div class=cards>{''.join(cards)}</div>"
 
     def _generated(self) -> Iterator[str]:
@@ -120,8 +114,10 @@ class Sheet:
             yield _section("Cut together: the sources, and the film", cards)
 
     def _card(self, uri: str, lines: Sequence[str]) -> str:
-        below = "".join(f"<div>{line}</div>" for line in lines)
-        picture = f'<img src="{_data(self._file(uri))}" alt="{_text(_name(uri))}">'
+        below = "".join(f"<div>{line}</div>" for line in lines if line)
+        # What was heard is found by words, too, and shows nothing.
+        shown = mimetypes.guess_type(uri)[0] or ""
+        picture = f'<img src="{_data(self._file(uri))}" alt="{_text(_name(uri))}">' if "image" in shown else ""
         return f"<div class=card>{picture}{below}<div class=of>{_text(_name(uri))}</div></div>"
 
     def _file(self, uri: str) -> Path:
@@ -137,8 +133,10 @@ def _inputs(record: JobRecord) -> list[str]:
     return [one["uri"] for one in record.inputs]
 
 
-def _similarity(hit: Mapping[str, Any]) -> str:
-    return "" if hit["similarity"] is None else f"similarity {hit['similarity']:.3f}"
+def _why(hit: Mapping[str, Any]) -> str:
+    if hit["similarity"] is not None:
+        return f"similarity {hit['similarity']:.3f}"
+    return next((_text(why["text"]) for why in hit["why"] if "text" in why), "")
 
 
 def _name(uri: str) -> str:
@@ -150,5 +148,5 @@ def _text(words: object) -> str:
 
 
 def _data(file: Path) -> str:
-    kind = _KINDS.get(file.suffix, "application/octet-stream")
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"

@@ -132,7 +132,7 @@ def test_a_page_shows_inputs_beside_outputs(shown: Shown) -> None:
     assert page.count("data:image/png;base64,") >= 3 + 4
     assert page.count("data:video/mp4;base64,") == 3
     assert "a blue square on the left of a black background" in page
-    assert "Generated: a blue star on a white background" in page
+    assert "Generated: a purple ring on a white background" in page
     # It holds all that it shows.
     assert "http" not in page
     assert 'src="/' not in page
