@@ -30,7 +30,7 @@ def messages(pictures: Sequence[str], run: str, *, films: bool) -> list[dict[str
     if films:
         jobs += [
             {"type": "audio.transcribe", "inputs": {"audio": f"{_MADE}/speech.wav"}, "params": {"words": True}},
-            {"type": "video.edit", "inputs": {"assets": _ASSETS | {"picture": uris[-1]}}, "params": FILM},
+            {"type": "video.edit", "inputs": {"assets": _ASSETS | {"picture": uris[0]}}, "params": FILM},
         ]
     return [job | {"labels": {"demo": run}} for job in jobs]
 

@@ -86,7 +86,7 @@ def test_vectors_have_length_one_and_the_dimension_of_the_space(alone: list[tupl
         assert abs(float(numpy.linalg.norm(vector)) - 1) < 1e-5
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(picks=st.lists(st.integers(0, 9), min_size=1, max_size=17))
 def test_an_image_vector_is_the_same_in_any_batch(picks: list[int], clip: Clip, alone: list[tuple[Any, Any]]) -> None:
     chosen = [alone[i] for i in picks]
@@ -95,7 +95,7 @@ def test_an_image_vector_is_the_same_in_any_batch(picks: list[int], clip: Clip, 
         assert numpy.abs(found - expected).max() < CLOSE
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(min_size=1, max_size=120), min_size=1, max_size=9))
 def test_a_text_vector_is_the_same_in_any_batch_of_texts_of_any_length(texts: list[str], clip: Clip) -> None:
     for text, found in zip(texts, embed_texts(clip, texts), strict=True):

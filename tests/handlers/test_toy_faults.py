@@ -86,7 +86,7 @@ def test_a_prompt_that_is_not_passed_on_shows(monkeypatch: pytest.MonkeyPatch) -
         return conditions(self, [""] * len(prompts), negative_prompts, guided)
 
     monkeypatch.setattr(pipeline, "conditions", forgetful)
-    assert named(pictures.BOTH, pictures.score(CHECKPOINTS / "toy-stable-diffusion", 24)) < ASKED / 2
+    assert named(pictures.BOTH, pictures.score(CHECKPOINTS / "toy-stable-diffusion", 12)) < ASKED / 2
 
 
 def test_a_generated_picture_with_its_colours_in_the_wrong_order_shows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,4 +98,4 @@ def test_a_generated_picture_with_its_colours_in_the_wrong_order_shows(monkeypat
         return dataclasses.replace(made, pixels=made.pixels[..., ::-1])
 
     monkeypatch.setattr(diffusion, "_picture", blue_first_out)
-    assert named(pictures.COLOUR, pictures.score(CHECKPOINTS / "toy-stable-diffusion", 24)) < ASKED
+    assert named(pictures.COLOUR, pictures.score(CHECKPOINTS / "toy-stable-diffusion", 12)) < ASKED

@@ -195,7 +195,7 @@ def test_words_are_compared_with_the_fewest_changes() -> None:
 @pytest.fixture(scope="module")
 def reached() -> dict[str, card.Score]:
     """Takes some seconds."""
-    return {score.measure: score for score in scores.score(WHISPER, 16, SEED)}
+    return {score.measure: score for score in scores.score(WHISPER, 10, SEED)}
 
 
 @pytest.mark.parametrize("measure", scores.MEASURES)
