@@ -124,7 +124,7 @@ def main() -> None:
             " in colour and contrast, since it is generated pictures that it has to judge. It shares nothing with the"
             " CLIP by which those are made."
         ),
-        noise="Other seeds give scores within 0.01 of these.",
+        noise=("By their number alone the scores are uncertain by 0.003; no training with another seed was tried."),
         parameters=blip.parameters(lesson.network),
         model=NAME,
         library="safetensors",
