@@ -96,7 +96,7 @@ def alone(answering: Blip) -> dict[tuple[int, str], Phrase]:
     }
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     picks=st.lists(
         st.tuples(st.integers(0, 7), st.lists(st.sampled_from(QUESTIONS), min_size=1, max_size=6)),

@@ -90,7 +90,7 @@ def test_scores_are_the_mean_log_probability_of_the_tokens_the_end_included(blip
         assert abs(caption.score - float(logs.mean())) < 1e-4
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     picks=st.lists(st.tuples(st.integers(0, 7), st.integers(1, 4), st.integers(0, 2**63)), min_size=1, max_size=9),
     sampled=st.booleans(),

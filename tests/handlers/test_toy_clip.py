@@ -164,7 +164,7 @@ def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(
 @pytest.fixture(scope="module")
 def clip_reached() -> dict[str, card.Score]:
     """Takes some seconds."""
-    return {score.measure: score for score in clip_scores.score(CLIP, 60, SEED)}
+    return {score.measure: score for score in clip_scores.score(CLIP, 40, SEED)}
 
 
 @pytest.mark.parametrize("measure", clip_scores.MEASURES)
