@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from toyworld import card
 from toyworld.card import Card, Score
-from toyworld.shelf import CHECKPOINTS, replacing
+from toyworld.shelf import replacing
 from toyworld.train import seeing
 from toyworld.train.pictures import Batch, Pool, sine_grid, sine_positions
 from toyworld.world.scenes import Background, Colour, Place, Shape
@@ -120,29 +119,11 @@ def padded(rows: Sequence[Sequence[int]], filler: int) -> Any:
     return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
 
 
-def device() -> str:
-    """Where to train."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def arguments(what: str) -> tuple[Path, Path]:
-    """Of a script: the folder for checkpoints, and the one to work in."""
-    parser = argparse.ArgumentParser(description=f"Trains {what}; goes on where it was interrupted.")
-    parser.add_argument("--out", type=Path, default=CHECKPOINTS, help="the folder that gets the checkpoint's folder")
-    parser.add_argument("--work", type=Path, default=Path(".toyworld"), help="the folder for what to go on from")
-    given = parser.parse_args()
-    return given.out, given.work
-
-
 def save(network: Any, folder: Path) -> None:
     """In the standard layout, in half precision, and with what reads pictures and words. Changes `network`."""
     import torch
 
     network.to("cpu", torch.float16).save_pretrained(folder)
-    # Written for its maker alone to read; workers may be another user.
-    (folder / "model.safetensors").chmod(0o644)
     tokenizer().save_pretrained(folder)
     images().save_pretrained(folder)
 
@@ -173,11 +154,6 @@ def looks(network: Any, taken: Batch, heads: Any, truths: seeing.Truths) -> tupl
     """What the vision tower makes of a batch, (n, 1 + patches, width), and how wrong the heads are about it."""
     seen = look(network, taken)
     return seen, seeing.wrong(heads, seen[:, 1:], truths, taken.indices)
-
-
-def parameters(network: Any) -> int:
-    """How many numbers are learnt."""
-    return sum(weight.numel() for weight in network.parameters())
 
 
 def spelled(chance: random.Random) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from toyworld.card import Card
 from toyworld.scores import blip_caption as scores
-from toyworld.train import blip, seeing
+from toyworld.train import blip, command, seeing
 from toyworld.train.loop import Course, train
 
 #: Share of samples with a prompt before the caption: a known one, letters.
@@ -91,8 +91,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    out, work = blip.arguments("the toy BLIP that captions pictures")
-    device, folder = blip.device(), work / "blip_caption"
+    out, folder = command.arguments("blip_caption", "the toy BLIP that captions pictures")
+    device = command.device()
     trained = network().to(device)
     seconds = train(COURSE, trained, losses(trained, _SCENES, "toy-blip-caption", _BATCH, device), folder)
     kept = trained["blip"]
@@ -116,7 +116,7 @@ def main() -> None:
             "The same checkpoint on as many other scenes scored within 0.015 of these; no training with another seed"
             " was tried."
         ),
-        parameters=blip.parameters(kept),
+        parameters=command.parameters(kept),
         model="blip_caption",
     )
     blip.finish(kept, card, folder, out, lambda made: scores.score(made, _JUDGED))

@@ -16,7 +16,7 @@ from typing import Any
 
 from toyworld.card import Card
 from toyworld.scores import blip_vqa as scores
-from toyworld.train import blip, blip_caption
+from toyworld.train import blip, blip_caption, command
 from toyworld.train.loop import Course, train
 from toyworld.train.pictures import Pool
 from toyworld.world.scenes import Question, Scene
@@ -186,8 +186,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    out, work = blip.arguments("the toy BLIP that answers questions")
-    device, folder = blip.device(), work / "blip_vqa"
+    out, folder = command.arguments("blip_vqa", "the toy BLIP that answers questions")
+    device = command.device()
     trained = network(begun(out)).to(device)
     mixed = Looked(trained, Pool(_SCENES, NAME, blip.SIDE))
     seconds = train(COURSE, trained, losses(trained, mixed, _PICTURES), folder)
@@ -214,7 +214,7 @@ def main() -> None:
             "The same checkpoint on as many other scenes scored within 0.015 of these; no training with another seed"
             " was tried."
         ),
-        parameters=blip.parameters(trained),
+        parameters=command.parameters(trained),
         model="blip_vqa",
     )
     blip.finish(trained, card, folder, out, lambda made: scores.score(made, _JUDGED))

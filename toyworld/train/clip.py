@@ -18,7 +18,7 @@ from toyworld import text_vocabulary
 from toyworld.card import Card, write
 from toyworld.scores import clip as scores
 from toyworld.shelf import replacing
-from toyworld.train import blip, codes, seeing
+from toyworld.train import codes, command, seeing
 from toyworld.train.loop import Course, train
 from toyworld.train.pictures import Pool, sine_grid, sine_positions
 from toyworld.world.descriptions import Description, Level, caption, describe, facts, nearly
@@ -204,12 +204,12 @@ def main() -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    out, work = blip.arguments("the toy CLIP")
-    device, folder = blip.device(), work / "clip"
+    out, folder = command.arguments("clip", "the toy CLIP")
+    device = command.device()
     lesson = Lesson(siblings(_POOL, NAME), device)
     seconds = train(COURSE, lesson.network, lesson.losses, folder)
     clip = lesson.network["clip"]
-    parameters = blip.parameters(clip)
+    parameters = command.parameters(clip)
     with replacing(out / NAME) as made:
         save(clip, made)
         shutil.copy(folder / f"{COURSE.name}.losses.png", made / "losses.png")

@@ -13,7 +13,7 @@ from toyworld import judge
 from toyworld.card import Card, write
 from toyworld.scores import judge as scores
 from toyworld.shelf import replacing
-from toyworld.train import blip
+from toyworld.train import command
 from toyworld.train.loop import Course, train
 from toyworld.train.pictures import Pool
 from toyworld.world.scenes import Scene
@@ -107,8 +107,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    out, work = blip.arguments("the judge of generated pictures")
-    device, folder = blip.device(), work / "judge"
+    out, folder = command.arguments("judge", "the judge of generated pictures")
+    device = command.device()
     lesson = Lesson(Pool(_POOL, NAME, things=1), device)
     seconds = train(COURSE, lesson.network, lesson.losses, folder)
     card = Card(
@@ -125,7 +125,7 @@ def main() -> None:
             " CLIP by which those are made."
         ),
         noise=("By their number alone the scores are uncertain by 0.003; no training with another seed was tried."),
-        parameters=blip.parameters(lesson.network),
+        parameters=command.parameters(lesson.network),
         model=NAME,
         library="safetensors",
     )

@@ -13,7 +13,7 @@ from typing import Any
 from toyworld.card import Card, write
 from toyworld.scores import stable_diffusion as scores
 from toyworld.shelf import replacing
-from toyworld.train import autoencoder, blip, diffusion
+from toyworld.train import autoencoder, command, diffusion
 from toyworld.train.pictures import Pool
 
 NAME = "toy-stable-diffusion"
@@ -55,8 +55,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    out, work = blip.arguments("the toy Stable Diffusion")
-    device, folder = blip.device(), work / "stable_diffusion"
+    out, folder = command.arguments("stable_diffusion", "the toy Stable Diffusion")
+    device = command.device()
 
     seen = Pool(_SEEN, f"{NAME}.autoencoder", clean=True)
     vae = autoencoder.build().to(device)
@@ -79,7 +79,7 @@ def main() -> None:
     unet = diffusion.build().to(device)
     seconds += diffusion.teach(unet, material, folder)
 
-    parameters = sum(blip.parameters(network) for network in (vae, unet, text_encoder))
+    parameters = sum(command.parameters(network) for network in (vae, unet, text_encoder))
     with replacing(out / NAME) as made:
         save(made, vae, unet, tokenizer, text_encoder)
         for plot in folder.glob("*.losses.png"):

@@ -15,7 +15,7 @@ from typing import Any
 from toyworld.card import Card, write
 from toyworld.scores import whisper as scores
 from toyworld.shelf import replacing
-from toyworld.train import blip, whisper_network
+from toyworld.train import command, whisper_network
 from toyworld.train.loop import Course, train
 from toyworld.train.whisper_bank import Bank, bank
 from toyworld.train.whisper_windows import POSITIONS, batch
@@ -56,8 +56,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    out, work = blip.arguments("a Whisper that knows 24 words")
-    device, folder = blip.device(), work / NAME
+    out, folder = command.arguments("whisper", "a Whisper that knows 24 words")
+    device = command.device()
     lesson = Lesson(bank(folder / "bank.npz", _SENTENCES, f"{NAME}/bank/1"), device)
     seconds = train(COURSE, lesson.network, lesson.losses, folder)
     with replacing(out / NAME) as made:
