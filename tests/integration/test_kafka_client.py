@@ -44,10 +44,10 @@ from worker.health import Health
 from worker.metrics import Metrics
 
 
-def options_of(connect_s: float = 1.0, **settings: Any) -> KafkaOptions:
+def options_of(**settings: Any) -> KafkaOptions:
     options = KafkaOptions.of(KafkaSettings(**settings))
     assert options is not None
-    return replace(options, connect_s=connect_s)
+    return options
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_a_token_lets_us_in(secured: Kafka, token_server: str) -> None:
 
 def said(error: type[Exception], options: KafkaOptions) -> str:
     with pytest.raises(error) as raised:
-        topics.cluster_id(options)
+        topics.cluster_id(replace(options, connect_s=2.0))
     return str(raised.value)
 
 
@@ -250,7 +250,7 @@ def test_a_token_that_the_broker_does_not_take(secured: Kafka, token_server: str
 
 
 def test_who_waits_for_a_broker_gathers_no_threads() -> None:
-    options = options_of(0.1, kafka_bootstrap=f"127.0.0.1:{free_port()}")
+    options = replace(options_of(kafka_bootstrap=f"127.0.0.1:{free_port()}"), connect_s=0.1)
     before = threading.active_count()
     for _ in range(3):
         with pytest.raises(BrokerAway):
@@ -288,7 +288,7 @@ def test_a_topic_that_exists_is_never_changed(kafka: Kafka) -> None:
 
 
 def test_two_that_make_the_same_topics_at_once_are_harmless(kafka: Kafka) -> None:
-    options, wanted = options_of(10.0, **kafka.settings), wanted_of(kafka, "a", "b", "c")
+    options, wanted = options_of(**kafka.settings), wanted_of(kafka, "a", "b", "c")
     made: list[list[str]] = []
     threads = [
         threading.Thread(target=lambda: made.append(topics.ensure(options, wanted, create=True))) for _ in range(4)
@@ -354,7 +354,7 @@ def test_ingest_needs_read_of_the_lanes_topics_and_of_its_group(secured: Kafka) 
     jobs = [secured.create("jobs.interactive"), secured.create("jobs.upload")]
     secured.produce(jobs[0], b"1")
     secured.produce(jobs[1], b"2")
-    options = options_of(5.0, **login(secured, "ingest"))
+    options = options_of(**login(secured, "ingest"))
     with pytest.raises(NotAllowed, match="ACL Describe"):
         topics.ensure(options, wanted_of(secured, "jobs.interactive"), create=False)
     allow(secured, "ingest", "topic", secured.name("jobs."), ["read"])
@@ -373,7 +373,7 @@ def test_ingest_needs_read_of_the_lanes_topics_and_of_its_group(secured: Kafka) 
 
 def test_the_relay_needs_write_of_the_results_topic(secured: Kafka) -> None:
     results, other = secured.create("results"), secured.create("readable")
-    options = options_of(5.0, **login(secured, "relay"))
+    options = options_of(**login(secured, "relay"))
     records = [Outgoing(results, b"k", b"1"), Outgoing(other, b"k", b"2")]
     refused = ["TOPIC_AUTHORIZATION_FAILED", "TOPIC_AUTHORIZATION_FAILED"]
     with Publisher(options) as publisher:
@@ -389,7 +389,7 @@ def test_the_relay_needs_write_of_the_results_topic(secured: Kafka) -> None:
 
 
 def test_making_topics_needs_create(secured: Kafka) -> None:
-    options, wanted = options_of(5.0, **login(secured, "setup")), wanted_of(secured, "made")
+    options, wanted = options_of(**login(secured, "setup")), wanted_of(secured, "made")
     allow(secured, "setup", "topic", wanted[0].name, ["describe"])
     with pytest.raises(NotAllowed, match=rf"topic {wanted[0].name} is missing and we may not make it.*ACL Create"):
         topics.ensure(options, wanted, create=True)

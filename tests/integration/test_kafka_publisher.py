@@ -22,10 +22,10 @@ from tests.servers.kafka import Kafka, KafkaServer
 from tests.servers.leashed import wait_until
 
 
-def options_of(kafka: Kafka) -> KafkaOptions:
+def options_of(kafka: Kafka, connect_s: float = 10.0) -> KafkaOptions:
     options = KafkaOptions.of(KafkaSettings(**kafka.settings))
     assert options is not None
-    return replace(options, connect_s=1.0)
+    return replace(options, connect_s=connect_s)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_records_for_a_topic_that_was_deleted_meanwhile_are_refused(kafka: Kafka
 
 def test_a_killed_broker_is_said_to_be_away_and_is_published_to_when_it_is_back(mortal: Kafka) -> None:
     topic = mortal.create(uuid.uuid4().hex)
-    with Publisher(options_of(mortal), timeout_s=1.0) as publisher:
+    with Publisher(options_of(mortal, connect_s=1.0), timeout_s=1.0) as publisher:
         assert codes(publisher.publish([Outgoing(topic, b"k", b"1")])) == [None]
         assert publisher.cluster_id() == mortal.server.cluster_id
         mortal.server.kill()
@@ -162,7 +162,7 @@ def test_a_killed_broker_is_said_to_be_away_and_is_published_to_when_it_is_back(
 
 def test_a_frozen_broker_is_said_to_be_away_in_time_and_is_published_to_when_it_is_back(mortal: Kafka) -> None:
     topic = mortal.create(uuid.uuid4().hex)
-    with Publisher(options_of(mortal), timeout_s=1.0) as publisher:
+    with Publisher(options_of(mortal, connect_s=1.0), timeout_s=1.0) as publisher:
         assert codes(publisher.publish([Outgoing(topic, b"k", b"1")])) == [None]
         mortal.server.freeze()
         for within_s in (12.0, 8.0):
