@@ -192,6 +192,14 @@ class Catalogue:
         entries = {name: entry for name, entry in self.entries.items() if entry.family in families}
         return replace(self, entries=entries, roles={role: name for role, name in self.roles.items() if role in used})
 
+    @property
+    def serves(self) -> Mapping[str, frozenset[str]]:
+        """Checkpoint -> the roles that it can take."""
+        return {
+            name: frozenset(role.value for role, families in _FAMILIES_OF.items() if entry.family in families)
+            for name, entry in self.entries.items()
+        }
+
     def __getitem__(self, name: str) -> Entry:
         """The entry of a checkpoint's name or a role. Raises CatalogueError."""
         if (entry := self.entries.get(self.roles.get(name, name))) is None:

@@ -188,7 +188,7 @@ class Deployment:
         """What the door of the command line lets in."""
         from intake.message import Rules
 
-        return Rules.of(self.settings, checkpoints=self.profile.entries)
+        return Rules.of(self.settings, checkpoints=self.profile.serves)
 
     @cached_property
     def settle_rules(self) -> settle.Rules:

@@ -96,6 +96,7 @@ _CODES = {
     Code.UNKNOWN_TYPE: "a job type that is not known here",
     Code.UNKNOWN_INPUT: "a role that the type does not have",
     Code.UNKNOWN_CHECKPOINT: "a checkpoint that is not in the catalogue",
+    Code.WRONG_CHECKPOINT: "a checkpoint of the catalogue that is for other jobs",
     Code.UNKNOWN_VALUE: "none of the words that may stand there",
     Code.WRONG_TYPE: "a value of another JSON type",
     Code.BAD_VALUE: "a value that is not written as it should be",

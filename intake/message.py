@@ -53,8 +53,8 @@ class Rules:
     """The door's lane: a message that says another is refused. None: the message's, else `interactive`."""
     tenant: str = "default"
     """Of messages that name none."""
-    checkpoints: Collection[str] | None = None
-    """Names of the catalogue; None: any name passes."""
+    checkpoints: Mapping[str, Collection[str]] | None = None
+    """Of the catalogue, by name: the roles that each can take. None: any name passes."""
 
     @classmethod
     def of(
@@ -63,7 +63,7 @@ class Rules:
         *,
         lane: Lane | None = None,
         tenant: str = "default",
-        checkpoints: Collection[str] | None = None,
+        checkpoints: Mapping[str, Collection[str]] | None = None,
     ) -> Rules:
         """The rules of a deployment at a door."""
         return cls(
@@ -320,11 +320,27 @@ class _Check:
             self.problems += problems_of(error, model, ("params",), given, f"a parameter of {handler.type}")
             self._beside(handler, given, wrong_places(error, given))
             return None
-        checkpoint, known = getattr(params, "checkpoint", None), self._rules.checkpoints
-        if known is not None and isinstance(checkpoint, str) and checkpoint not in known:
-            what = f"is {shorten(checkpoint)}, which is not in the catalogue"
-            self._say("/params/checkpoint", Code.UNKNOWN_CHECKPOINT, what, nearest(checkpoint, known))
+        self._checkpoint(handler, params)
         return params
+
+    def _checkpoint(self, handler: AnyHandler, params: Params) -> None:
+        """The checkpoint that the params choose must be there, and be one for what its role does."""
+        name, known = getattr(params, "checkpoint", None), self._rules.checkpoints
+        if known is None or not isinstance(name, str):
+            return
+        where = "/params/checkpoint"
+        if name not in known:
+            what = f"is {shorten(name)}, which is not in the catalogue"
+            self._say(where, Code.UNKNOWN_CHECKPOINT, what, nearest(name, known))
+            return
+        # What the handler would use where the params chose none.
+        by_default = handler.checkpoints(params.model_copy(update={"checkpoint": None})) - handler.checkpoints(params)
+        if by_default and by_default.isdisjoint(known[name]):
+            what = f"is {shorten(name)}, which is for {' and '.join(sorted(known[name])) or 'nothing'}"
+            fitting = [other for other, roles in known.items() if not by_default.isdisjoint(roles)]
+            self._say(
+                where, Code.WRONG_CHECKPOINT, what, f"for {' or '.join(sorted(by_default))} {nearest('', fitting)}"
+            )
 
     def _beside(self, handler: AnyHandler, params: Mapping[str, Any], wrong: Sequence[Path]) -> None:
         """What params and inputs together show, although some of the params are wrong: all of it at once."""

@@ -41,6 +41,7 @@ class Code(StrEnum):
     UNKNOWN_TYPE = "unknown_type"
     UNKNOWN_INPUT = "unknown_input"
     UNKNOWN_CHECKPOINT = "unknown_checkpoint"
+    WRONG_CHECKPOINT = "wrong_checkpoint"
     UNKNOWN_VALUE = "unknown_value"
     WRONG_TYPE = "wrong_type"
     BAD_VALUE = "bad_value"
@@ -63,6 +64,7 @@ _MAY_BE_NEWER = frozenset(
         Code.UNKNOWN_TYPE,
         Code.UNKNOWN_INPUT,
         Code.UNKNOWN_CHECKPOINT,
+        Code.WRONG_CHECKPOINT,
         Code.UNKNOWN_VALUE,
         Code.CHECK_FAILED,
     }

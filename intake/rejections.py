@@ -99,12 +99,12 @@ def _first_line(error: DataError) -> str:
     return str(error).partition("\n")[0]
 
 
-def build_of(version: str, registry: Registry, checkpoints: Collection[str] | None) -> str:
+def build_of(version: str, registry: Registry, checkpoints: Mapping[str, Collection[str]] | None) -> str:
     """Which build refuses a message: the version, and 8 hexadecimal digits of what it knows.
 
     Types come from other packages too, and checkpoints from a catalogue: either may know more under the same version.
     """
-    known = canonical([schema(registry), sorted(checkpoints or ())])
+    known = canonical([schema(registry), {name: sorted(roles) for name, roles in (checkpoints or {}).items()}])
     return f"{version}+{hashlib.sha256(known.encode()).hexdigest()[:8]}"
 
 

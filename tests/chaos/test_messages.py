@@ -27,7 +27,7 @@ def drafts(seed: int, n: int) -> list[Draft]:
 def judge() -> Judge:
     environ = {"MEDIAMILL_MESSAGE_BYTES": str(MESSAGE_BYTES), "MEDIAMILL_S3_BUCKETS": '{"media": "rw"}'}
     settings = Settings.load(environ=environ, files=[]).settings
-    rules = {lane: Rules.of(settings, lane=lane, checkpoints=()) for lane in LANES}
+    rules = {lane: Rules.of(settings, lane=lane, checkpoints={}) for lane in LANES}
     return Judge(Registry.load(test_types=True), rules, "test")
 
 

@@ -303,8 +303,9 @@ def test_the_same_version_with_another_type_or_checkpoint_is_another_build(house
     from intake.rejections import build_of
 
     few, many = Registry.load(), Registry.load(test_types=True)
-    assert build_of("1", few, ["a"]) == build_of("1", Registry.load(), ["a"])
-    assert len({build_of("1", few, ["a"]), build_of("1", many, ["a"]), build_of("1", few, ["b"])}) == 3
+    assert build_of("1", few, {"a": ["embed"]}) == build_of("1", Registry.load(), {"a": ["embed"]})
+    catalogues: list[dict[str, list[str]]] = [{"a": ["embed"]}, {"a": ["caption"]}, {"b": ["embed"]}]
+    assert len({build_of("1", registry, known) for registry in (few, many) for known in catalogues}) == 6
 
 
 def test_two_replays_at_once_make_each_job_once(

@@ -173,7 +173,7 @@ RULES = Rules(
     inputs_per_job=5,
     max_attempts=3,
     buckets=BucketRules.parse({"media": "rw", "uploads": "r", "drop-box": "w"}),
-    checkpoints=("blip-base", "clip-b32"),
+    checkpoints={"blip-base": {"caption"}, "clip-b32": {"embed"}},
 )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from config.catalogue import Catalogue
+from handlers.registry import Registry
 from intake.admission import new_job
 from intake.message import JobSpec, Refused, describe, parse
 from intake.problems import MOST_PROBLEMS, Code, Problem
@@ -141,6 +143,8 @@ HOSTILE: list[tuple[Any, str, Code, str, str]] = [
     (caption(params={"mode": "fast", "count": 9}), "/params", Code.BAD_VALUE, "at most 8", ""),
     (caption(params={"checkpoint": "blip-bse"}), "/params/checkpoint", Code.UNKNOWN_CHECKPOINT, "catalogue",
      "did you mean blip-base?"),
+    (caption(params={"checkpoint": "clip-b32"}), "/params/checkpoint", Code.WRONG_CHECKPOINT, "is for embed",
+     "for caption there is blip-base"),
     (caption(params=[]), "/params", Code.WRONG_TYPE, "a list of 0", "an object"),
     ({"type": "audio.speak"}, "/params/text", Code.MISSING, "is missing", "give it"),
     ({"type": "image.caption"}, "/inputs", Code.MISSING, "needs inputs", '{"image": "s3://bucket/key"}'),
@@ -381,3 +385,31 @@ def test_what_a_type_raises_at_the_door_counts_as_what_it_finds() -> None:
 
 def test_a_named_input_that_is_left_out_has_no_names() -> None:
     assert parse({"type": "test.careless"}, REGISTRY, RULES).inputs == {}
+
+
+@pytest.mark.parametrize(
+    ("type_", "rest", "fitting"),
+    [
+        ("image.caption", {"inputs": {"image": "s3://media/a"}}, {"toy-blip-caption"}),
+        ("image.answer", {"inputs": {"image": "s3://media/a"}, "params": {"questions": ["what?"]}}, {"toy-blip-vqa"}),
+        ("image.embed", {"inputs": {"images": ["s3://media/a"]}, "params": {"vectors": True}}, {"toy-clip"}),
+        ("text.embed", {"params": {"texts": ["a star"]}}, {"toy-clip"}),
+        ("audio.transcribe", {"inputs": {"audio": "s3://media/a"}}, {"toy-whisper"}),
+        ("image.generate", {"params": {"prompt": "a star"}}, {"toy-stable-diffusion"}),
+    ],
+)
+def test_a_type_takes_the_checkpoints_of_its_own_kind_alone(
+    type_: str, rest: dict[str, Any], fitting: set[str]
+) -> None:
+    registry, checkpoints = Registry.load(), Catalogue.load("toy").serves
+    rules = dataclasses.replace(RULES, checkpoints=checkpoints)
+
+    def with_checkpoint(name: str) -> dict[str, Any]:
+        return {"type": type_, **rest, "params": {**rest.get("params", {}), "checkpoint": name}}
+
+    for name in fitting:
+        assert parse(with_checkpoint(name), registry, rules).params["checkpoint"] == name
+    for name in checkpoints.keys() - fitting:
+        with pytest.raises(Refused) as caught:
+            parse(with_checkpoint(name), registry, rules)
+        assert [(p.pointer, p.code) for p in caught.value.problems] == [("/params/checkpoint", Code.WRONG_CHECKPOINT)]
