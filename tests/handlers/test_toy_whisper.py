@@ -147,6 +147,13 @@ def test_what_is_taught_and_what_is_saved_are_one_network(tmp_path: Path) -> Non
     assert torch.allclose(mine, real[..., columns], atol=0.02)
 
 
+def test_windows_in_which_nobody_speaks_teach_something_too(small_bank: whisper_bank.Bank) -> None:
+    drawn = (whisper_windows.batch(small_bank, random.Random(seed), 1, 400) for seed in range(500))
+    silent = next(given for given in drawn if not (given.written_at[..., 1] > given.written_at[..., 0]).any())
+    losses = whisper_network.losses(whisper_network.network(), silent)
+    assert all(loss.isfinite() for loss in losses.values()), losses
+
+
 def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_bank: whisper_bank.Bank
 ) -> None:

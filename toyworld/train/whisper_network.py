@@ -204,7 +204,7 @@ def _inner(layer: Any, x: Any) -> Any:
 
 
 def _astray(logs: Any, spans: Any) -> Any:
-    """How far a head looks beside its spans: the mean of -log over each, over all that are not empty. 0-d.
+    """How far a head looks beside its spans: the mean of -log over each, over all that are not empty; 0 of none. 0-d.
 
     `logs`: (windows, places, positions); `spans`: (windows, places, 2).
     """
@@ -216,7 +216,7 @@ def _astray(logs: Any, spans: Any) -> Any:
     known = lengths > 0
     means = (found[..., 1] - found[..., 0])[known] / lengths[known]
     # What is left when a head looks evenly at all of a span is no fault.
-    return (-means - lengths[known].log()).mean()
+    return (-means - lengths[known].log()).sum() / known.sum().clamp(min=1)
 
 
 def unused_rows() -> int:
