@@ -70,9 +70,11 @@ def main() -> None:
     if given.again:
         for model in wanted:
             shutil.rmtree(WORK / model, ignore_errors=True)
+    started = time.monotonic()
     train(wanted, at_once=given.at_once)
     for folder in seal():
         sys.stdout.write(f"{folder}\n")
+    sys.stdout.write(f"{len(wanted)} trained in {(time.monotonic() - started) / 60:.0f} minutes\n")
 
 
 if __name__ == "__main__":

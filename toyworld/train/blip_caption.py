@@ -21,7 +21,7 @@ _PROMPTED, _SPELLED = 0.25, 0.05
 _SCENES, _BATCH = 20_000, 48
 #: One picture of so many is captioned as well: to see shapes takes longer to learn than to speak of them.
 _SPOKEN = 3
-COURSE = Course(name="blip-caption", steps=12_000, rate=2e-3, warm_up=200)
+COURSE = Course(name="blip-caption", steps=7_000, rate=2e-3, warm_up=200)
 NAME = "toy-blip-caption"
 _JUDGED = 1000
 
