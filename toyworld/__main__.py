@@ -21,6 +21,14 @@ from toyworld.shelf import CHECKPOINTS, seal
 
 WORK = Path(".toyworld")
 
+_ENVIRONMENT = {
+    # Matrices this small are multiplied fastest by one thread; another training has the other core.
+    "OMP_NUM_THREADS": "1",
+    # What a step frees the next one needs again: glibc would give it back to the kernel, and get it anew page by page.
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+}
+
 #: Model -> what must be there before. In the order in which they are begun.
 MODELS: Mapping[str, Sequence[str]] = {
     "clip": (),
@@ -55,8 +63,7 @@ def train(wanted: Sequence[str], *, at_once: int, work: Path = WORK) -> None:
 
 def _start(model: str, work: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", f"toyworld.train.{model}", "--work", str(work), "--out", str(CHECKPOINTS)]
-    # Matrices this small are multiplied fastest by one thread; another training has the other core.
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(command, env=os.environ | _ENVIRONMENT)
 
 
 def main() -> None:
