@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -77,6 +78,8 @@ def main() -> None:
     if given.again:
         for model in wanted:
             shutil.rmtree(WORK / model, ignore_errors=True)
+    # Told to end, it ends its trainings too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started = time.monotonic()
     train(wanted, at_once=given.at_once)
     for folder in seal():
