@@ -47,7 +47,7 @@ def test_the_door_lets_in_names_of_checkpoints_that_other_workers_of_the_deploym
     monkeypatch.setenv("MEDIAMILL_MODEL_ROLES", '["caption"]')
     with Deployment.load() as deployment:
         assert set(deployment.catalogue.entries) == {"tiny-blip-caption"}
-        assert deployment.message_rules.checkpoints == Catalogue.load("tiny").entries
+        assert deployment.message_rules.checkpoints == Catalogue.load("tiny").serves
 
 
 def test_a_font_that_is_not_there_keeps_a_worker_from_its_start(tmp_path: Path) -> None:
