@@ -112,10 +112,7 @@ def main() -> None:
             " vision tower also had to say of each patch which shape, colour and place it belongs to; they were thrown"
             " away."
         ),
-        noise=(
-            "The same checkpoint on as many other scenes scored within 0.015 of these; no training with another seed"
-            " was tried."
-        ),
+        noise=("By their number alone the scores are uncertain by 0.005; another seed was not tried."),
         parameters=command.parameters(kept),
         model="blip_caption",
     )

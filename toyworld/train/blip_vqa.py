@@ -210,10 +210,7 @@ def main() -> None:
             f" in {seconds / 60:.0f} minutes of the clock on {'one core' if device == 'cpu' else 'a GPU'}. The vision"
             " tower stayed as it was."
         ),
-        noise=(
-            "The same checkpoint on as many other scenes scored within 0.015 of these; no training with another seed"
-            " was tried."
-        ),
+        noise=("By their number alone the scores are uncertain by 0.01; another seed was not tried."),
         parameters=command.parameters(trained),
         model="blip_vqa",
     )
