@@ -105,12 +105,7 @@ class Ingester:
         keywords: dict[str, Any] = {"build": "test", "place": list[NewRejection], "signals": self.heard} | more
         rules = {lane: Rules.of(settings, lane=lane) for lane in LANES}
         self.ingest = Ingest(
-            dataclasses.replace(options, connect_s=10, request_s=5),
-            reads,
-            database,
-            Registry([Noop]),
-            rules,
-            **keywords,
+            dataclasses.replace(options, request_s=5), reads, database, Registry([Noop]), rules, **keywords
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
 

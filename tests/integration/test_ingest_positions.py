@@ -195,7 +195,7 @@ def test_a_topic_that_cannot_be_made_keeps_no_other_from_being_read_and_is_tried
 
 @pytest.fixture
 def rewinding(stage: Stage) -> Callable[..., Any]:
-    options = KafkaOptions((stage.kafka.bootstrap,), connect_s=10, request_s=5)
+    options = KafkaOptions((stage.kafka.bootstrap,), request_s=5)
 
     def go(since: datetime, **more: Any) -> list[tuple[str, int, int]]:
         found = rewind(options, stage.topics, stage.kafka.group, since, **more)

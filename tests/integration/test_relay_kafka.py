@@ -28,7 +28,7 @@ from worker.publisher import Refusal
 
 
 def publishing(kafka: Kafka, timeout_s: float = 10) -> KafkaEvents:
-    return KafkaEvents(KafkaOptions((kafka.bootstrap,), connect_s=10, request_s=2), timeout_s=timeout_s)
+    return KafkaEvents(KafkaOptions((kafka.bootstrap,), request_s=2), timeout_s=timeout_s)
 
 
 def published(kafka: Kafka, topic: str, count: int | None = None) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ def test_topics_that_are_deleted_while_the_relay_runs_are_made_again(
 ) -> None:
     topics = {"results": kafka.create("results")}
     ensure(database, kafka.server.cluster_id, topics)
-    options = KafkaOptions((kafka.bootstrap,), connect_s=10, request_s=2)
+    options = KafkaOptions((kafka.bootstrap,), request_s=2)
     wanted = [Wanted(topics["results"], 1, 1, 3600)]
     with (
         KafkaEvents(options, prepare=lambda: ensure_topics(options, wanted, create=True), timeout_s=2) as publisher,
